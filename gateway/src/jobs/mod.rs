@@ -290,7 +290,7 @@ impl Jobs {
             ended => ended,
         };
         if decided != JobState::Cancelled || record.state.is_terminal() {
-            let state = record::state_word(decided);
+            let state = decided.as_str();
             return Err(Problem::new(
                 ErrorKind::JobFinished,
                 format!(
@@ -380,10 +380,7 @@ impl Jobs {
             JobState::Succeeded => Ok(record),
             JobState::Queued | JobState::Running => Err(Problem::new(
                 ErrorKind::JobNotFinished,
-                format!(
-                    "expected job {id} to have ended, found it {}; wait for it",
-                    record::state_word(record.state)
-                ),
+                format!("expected job {id} to have ended, found it {}; wait for it", record.state.as_str()),
             )),
             JobState::Failed | JobState::Cancelled => {
                 let why = record
@@ -391,10 +388,7 @@ impl Jobs {
                     .map_or(String::new(), |problem| format!(": {}: {}", problem.code, problem.detail));
                 Err(Problem::new(
                     ErrorKind::JobFinished,
-                    format!(
-                        "expected job {id} to have succeeded, found it {}{why}",
-                        record::state_word(record.state)
-                    ),
+                    format!("expected job {id} to have succeeded, found it {}{why}", record.state.as_str()),
                 ))
             }
         }

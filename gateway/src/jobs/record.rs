@@ -138,23 +138,6 @@ pub struct TaskFailure {
     pub problem: Problem,
 }
 
-/// The word for a state.
-pub fn state_word(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
-/// The state of a word.
-pub fn state_of(word: &str) -> Option<JobState> {
-    use JobState::{Cancelled, Failed, Queued, Running, Succeeded};
-    [Queued, Running, Succeeded, Failed, Cancelled].into_iter().find(|state| state_word(*state) == word)
-}
-
 impl JobRecord {
     /// The record of a job that has just been planned.
     pub fn new(job: &Job, plan: &Plan, output: ObjectUri) -> Self {

@@ -159,7 +159,7 @@ fn ended(view: &JobView) -> Result<()> {
         Some(problem) => (problem.code.as_str(), problem.detail.as_str()),
         None => ("task-failed", "it says no reason"),
     };
-    let word = show::state(view.state);
+    let word = view.state.as_str();
     Err(Error::failed(format!("job {} {word}: {why}", view.id))
         .with_code(code)
         .help(format!("its tasks, failed ones first: fanfold job tasks {}", view.id)))
@@ -186,12 +186,8 @@ pub fn require_success(view: &JobView) -> Result<()> {
     if view.state.is_terminal() {
         return ended(view);
     }
-    Err(Error::service(format!(
-        "expected job {} to have ended, found it {}",
-        view.id,
-        show::state(view.state)
-    ))
-    .help(format!("wait for it with `fanfold job watch {}`", view.id)))
+    Err(Error::service(format!("expected job {} to have ended, found it {}", view.id, view.state.as_str()))
+        .help(format!("wait for it with `fanfold job watch {}`", view.id)))
 }
 
 #[cfg(test)]

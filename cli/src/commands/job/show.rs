@@ -1,23 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs and tasks as tables. Pure.
 
-use fanfold_protocol::job::{Difference, Estimate, JobState};
+use fanfold_protocol::job::{Difference, Estimate};
 
 use crate::{
     client::{ComparisonView, JobView, ReceiptView, RetryOf, SlowView, TaskView, Told},
     output::{self, Table},
 };
-
-/// The word for a state.
-pub fn state(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
-}
 
 /// Jobs, one a line.
 pub fn list(jobs: &[JobView]) -> String {
@@ -26,7 +15,7 @@ pub fn list(jobs: &[JobView]) -> String {
         table.row([
             job.id.to_string(),
             format!("{} (version {})", job.function, job.version),
-            state(job.state).to_owned(),
+            job.state.as_str().to_owned(),
             format!("{}/{}", job.tasks.done, job.tasks.total),
             output::count(job.receipt.rows_in),
             output::span_ms(job.receipt.elapsed_ms),
@@ -57,7 +46,7 @@ pub fn page(job: &JobView) -> String {
     output::pairs(&[
         ("job", job.id.to_string()),
         ("function", format!("{} (version {})", job.function, job.version)),
-        ("state", state(job.state).to_owned()),
+        ("state", job.state.as_str().to_owned()),
         ("problem", problem),
         ("warnings", job.warnings.join("; ")),
         ("submitted", output::moment(job.submitted_at)),

@@ -18,11 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::view::{FailureView, JobView, ProgressView, SkippedView, StateView};
-use crate::jobs::{
-    Jobs,
-    error::Error,
-    record::{JobRecord, state_word},
-};
+use crate::jobs::{Jobs, error::Error, record::JobRecord};
 
 /// Between two events of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -77,7 +73,7 @@ impl Told {
         let mut events = Vec::new();
         if self.state != Some(record.state) {
             self.state = Some(record.state);
-            let state = StateView { id: record.id.to_string(), state: state_word(record.state) };
+            let state = StateView { id: record.id.to_string(), state: record.state.as_str() };
             events.push(self.event("state", &state));
         }
         self.tell_failures(&record, &mut events);

@@ -21,10 +21,7 @@ use super::{
     tasks::{TaskPage, TaskState},
     view::{ComparisonView, JobList, JobView},
 };
-use crate::jobs::{
-    index::Filter,
-    record::{JobRecord, state_of},
-};
+use crate::jobs::{index::Filter, record::JobRecord};
 use crate::{
     event_streams,
     extract::{self, Path, Query},
@@ -356,7 +353,7 @@ pub(crate) fn job_id(text: &str) -> Result<Uuid, Problem> {
 }
 
 fn job_state(word: &str) -> Result<JobState, Problem> {
-    state_of(word).ok_or_else(|| {
+    JobState::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
         let found = excerpt(word);
         Problem::new(
             ErrorKind::InvalidRequest,

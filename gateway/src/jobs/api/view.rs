@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::jobs::{
-    record::{JobRecord, SlowLease, TaskFailure, state_word},
+    record::{JobRecord, SlowLease, TaskFailure},
     reuse::compare::{Change, Comparison, Differing},
 };
 use crate::problem::ProblemView;
@@ -399,7 +399,7 @@ impl From<JobRecord> for JobView {
             version: record.version,
             digest: record.digest.to_string(),
             shape: record.shape.as_str(),
-            state: state_word(record.state),
+            state: record.state.as_str(),
             submitted_at: record.submitted_at.0,
             submitted: record.submitted_at.to_string(),
             started_at: record.started_at.map(|at| at.0),

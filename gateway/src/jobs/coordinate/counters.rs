@@ -11,8 +11,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::jobs::record::state_word;
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
@@ -32,7 +30,7 @@ impl Counters {
         registry.register("jobs_ended", "Jobs that ended, by how", self.ended.clone());
         // The increase of a series that begins with its first count is seen by nobody.
         for state in [JobState::Succeeded, JobState::Failed, JobState::Cancelled] {
-            self.ended.get_or_create(&StateLabels { state: state_word(state) }).inc_by(0);
+            self.ended.get_or_create(&StateLabels { state: state.as_str() }).inc_by(0);
         }
         let help = "Tasks of jobs that failed for good, tolerated ones included";
         registry.register("job_dead_letters", help, self.dead_letters.clone());
@@ -42,7 +40,7 @@ impl Counters {
 
     /// Counts the end of a job.
     pub fn note(&self, outcome: &JobOutcome) {
-        self.ended.get_or_create(&StateLabels { state: state_word(outcome.state) }).inc();
+        self.ended.get_or_create(&StateLabels { state: outcome.state.as_str() }).inc();
         self.dead_letters.inc_by(outcome.tasks.failed);
         self.second_attempts.inc_by(outcome.receipt.second_attempts);
     }

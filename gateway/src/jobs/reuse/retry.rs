@@ -36,7 +36,7 @@ use crate::jobs::{
     error::{Error, Result},
     plan::{self, carried::check_carried, filter, planning, submit::Wanted, union},
     prints::Prints,
-    record::{JobRecord, state_word},
+    record::JobRecord,
     unknown,
     vault::Vault,
 };
@@ -175,7 +175,7 @@ impl Jobs {
                 ErrorKind::JobNotFinished,
                 format!(
                     "expected job {id} to have ended, found it {}; wait for it, or cancel it",
-                    state_word(case.record.state)
+                    case.record.state.as_str()
                 ),
             )));
         };
