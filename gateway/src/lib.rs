@@ -36,6 +36,7 @@ mod rfc3339;
 mod router;
 mod server;
 pub mod state;
+mod tagged;
 mod tally;
 pub mod tenants;
 pub mod toml_document;

@@ -20,12 +20,14 @@ use fanfold_protocol::{
     names::FunctionName,
     uri::ObjectUri,
 };
-use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
+use fanfold_storage::{ListEntry, ListOptions, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
+use crate::{
+    problem::{internal, is_of_a_record, of_backbone, of_store},
+    tagged,
+};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
@@ -70,16 +72,7 @@ impl Records {
         &self,
         name: &FunctionName,
     ) -> Result<Option<(FunctionRecord, String)>, Problem> {
-        let uri = self.object(keys::aliases(name))?;
-        match self.store.get_with_pin(&uri, None).await {
-            Ok((bytes, pin)) => {
-                let record =
-                    serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))?;
-                Ok(Some((record, pin.etag)))
-            }
-            Err(error) if error.kind() == ErrorKind::ObjectNotFound => Ok(None),
-            Err(error) => Err(of_store(error)),
-        }
+        tagged::read(&self.store, &self.object(keys::aliases(name))?).await
     }
 
     /// Changes the record: `change` makes the new one out of what is there, and
@@ -114,20 +107,7 @@ impl Records {
     async fn write(&self, record: &FunctionRecord, etag: Option<String>) -> Result<bool, Problem> {
         let uri = self.object(keys::aliases(&record.name))?;
         let body = Bytes::from(serde_json::to_vec(record).map_err(internal)?);
-        let mut options = PutOptions::typed("application/json");
-        if etag.is_none() {
-            let writer = Uuid::now_v7().to_string();
-            let outcome = self.store.put_if_absent(&uri, body, &writer, options).await.map_err(of_store)?;
-            return Ok(matches!(outcome, PutOutcome::Created(_)));
-        }
-        options.if_match = etag;
-        match self.store.put(&uri, body, options).await {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), ErrorKind::ObjectChanged | ErrorKind::ObjectNotFound) => {
-                Ok(false)
-            }
-            Err(error) => Err(of_store(error)),
-        }
+        tagged::write(&self.store, &uri, body, etag).await
     }
 
     /// Brings the backbone's copy up to the stored record.

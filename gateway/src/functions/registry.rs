@@ -16,11 +16,10 @@ use fanfold_protocol::{
     keys, limits,
     names::{AliasName, FunctionName, FunctionRef, Qualifier},
 };
-use fanfold_storage::{PutOptions, PutOutcome, Store};
+use fanfold_storage::Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use uuid::Uuid;
 
 use super::{
     cache::{Cache, Known},
@@ -29,6 +28,7 @@ use super::{
 use crate::{
     page,
     problem::{internal, of_backbone, of_store},
+    tagged,
 };
 
 /// Versions read at once for a list.
@@ -351,10 +351,7 @@ impl Inner {
     async fn create(&self, version: &Version) -> Result<bool, Problem> {
         let uri = self.records.object(keys::version(&version.name, version.version))?;
         let body = Bytes::from(serde_json::to_vec(version).map_err(internal)?);
-        let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/json"));
-        let outcome =
-            self.records.store.put_if_absent(&uri, body, &writer, options).await.map_err(of_store)?;
-        Ok(matches!(outcome, PutOutcome::Created(_)))
+        tagged::write(&self.records.store, &uri, body, None).await
     }
 
     /// Makes the record know of a version.

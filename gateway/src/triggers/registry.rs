@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Change, Entry, kv::VALUE_BYTES_MAX};
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TriggerName, uri::ObjectUri};
-use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
+use fanfold_storage::{ListEntry, ListOptions, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,10 @@ use super::{
     sns::Verifier,
     sqs::Statuses,
 };
-use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
+use crate::{
+    problem::{internal, is_of_a_record, of_backbone, of_store},
+    tagged,
+};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
@@ -294,16 +297,7 @@ impl Triggers {
 
     /// The record as stored, and its entity tag.
     async fn read(&self, name: &TriggerName) -> Result<Option<(TriggerRecord, String)>, Problem> {
-        let uri = self.object(name)?;
-        match self.inner.store.get_with_pin(&uri, None).await {
-            Ok((bytes, pin)) => {
-                let record =
-                    serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))?;
-                Ok(Some((record, pin.etag)))
-            }
-            Err(error) if error.kind() == ErrorKind::ObjectNotFound => Ok(None),
-            Err(error) => Err(of_store(error)),
-        }
+        tagged::read(&self.inner.store, &self.object(name)?).await
     }
 
     /// Writes the record over the one with this tag, or where there is none.
@@ -320,20 +314,7 @@ impl Triggers {
                 ),
             ));
         }
-        let mut options = PutOptions::typed("application/json");
-        if etag.is_none() {
-            let writer = Uuid::now_v7().to_string();
-            let outcome = self.inner.store.put_if_absent(&uri, body, &writer, options).await;
-            return Ok(matches!(outcome.map_err(of_store)?, PutOutcome::Created(_)));
-        }
-        options.if_match = etag;
-        match self.inner.store.put(&uri, body, options).await {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), ErrorKind::ObjectChanged | ErrorKind::ObjectNotFound) => {
-                Ok(false)
-            }
-            Err(error) => Err(of_store(error)),
-        }
+        tagged::write(&self.inner.store, &uri, body, etag).await
     }
 
     /// Brings the backbone's copy up to the stored record. The entry is read
