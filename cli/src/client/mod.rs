@@ -311,21 +311,22 @@ impl Client {
         }
     }
 
-    /// An error about a function that is not there, with the names that it may
+    /// What came of asking for a function: where it is not there, with the names that it may
     /// have been meant for.
-    pub async fn suggest(&self, error: Error, name: &FunctionName) -> Error {
-        if error.code() != Some("function-not-found") {
-            return error;
-        }
-        let Ok(list) = self.get::<FunctionList>("/v1/functions", &[]).await else { return error };
+    pub async fn suggest<T>(&self, result: Result<T>, name: &FunctionName) -> Result<T> {
+        let error = match result {
+            Err(error) if error.code() == Some("function-not-found") => error,
+            other => return other,
+        };
+        let Ok(list) = self.get::<FunctionList>("/v1/functions", &[]).await else { return Err(error) };
         let names: Vec<_> = list.functions.iter().map(|function| function.name.as_str()).collect();
-        match similar::closest(name.as_str(), &names) {
+        Err(match similar::closest(name.as_str(), &names) {
             Some(close) => error.help(format!("did you mean {close}?")),
             None if names.is_empty() => {
                 error.help("nothing is deployed yet; begin with `fanfold deploy DIR`")
             }
             None => error,
-        }
+        })
     }
 
     async fn document<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {

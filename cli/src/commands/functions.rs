@@ -46,7 +46,7 @@ pub async fn run(client: &Client, command: Functions) -> Result<()> {
         }
         Functions::Rm { name } => {
             let removed = client.act(Method::DELETE, &format!("/v1/functions/{name}")).await;
-            told(client, &name, removed).await?;
+            client.suggest(removed, &name).await?;
             output::note(format!("removed {name}"));
             // It is removed, whether or not there is anything to be learnt of triggers.
             let triggers = trigger::starting(client, &name).await.unwrap_or_default();
@@ -76,20 +76,13 @@ fn left(triggers: &[String], name: &FunctionName) -> Option<String> {
 
 async fn show(client: &Client, name: &FunctionName) -> Result<Value> {
     let shown = client.get(&format!("/v1/functions/{name}"), &[]).await;
-    told(client, name, shown).await
-}
-
-async fn told<T>(client: &Client, name: &FunctionName, result: Result<T>) -> Result<T> {
-    match result {
-        Ok(value) => Ok(value),
-        Err(error) => Err(client.suggest(error, name).await),
-    }
+    client.suggest(shown, name).await
 }
 
 async fn point(client: &Client, name: &FunctionName, alias: &AliasName, target: AliasTarget) -> Result<()> {
     let path = format!("/v1/functions/{name}/aliases/{alias}");
     let sent = client.send::<Value>(Method::PUT, &path, &target).await;
-    told(client, name, sent).await?;
+    client.suggest(sent, name).await?;
     output::note(format!("{name}@{alias} -> {}", target_text(&target)));
     Ok(())
 }

@@ -63,7 +63,10 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     let answer = Answer::read(client, &args.function, response).await?;
     if answer.is_refusal() {
         let refusal = client.refusal_of(answer.status, &answer.body);
-        return Err(if answer.was_run() { refusal.of_run() } else { client.suggest(refusal, name).await });
+        if answer.was_run() {
+            return Err(refusal.of_run());
+        }
+        return client.suggest(Err(refusal), name).await;
     }
     answer.print(&args.function, args.shown.view)
 }

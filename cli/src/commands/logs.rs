@@ -53,10 +53,7 @@ pub async fn run(client: &Client, args: &Logs) -> Result<()> {
     } else {
         show(client, &path, args.shown.view).await
     };
-    match shown {
-        Ok(()) => Ok(()),
-        Err(error) => Err(client.suggest(error, &name).await),
-    }
+    client.suggest(shown, &name).await
 }
 
 /// Whether only a job can be meant.

@@ -71,10 +71,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
 async fn submit(client: &Client, args: &JobRun) -> Result<()> {
     let document = document::to_run(args)?;
     let submitted = client.submit::<Box<RawValue>>("/v1/jobs", Some(&document)).await;
-    let job = match submitted {
-        Ok(job) => job,
-        Err(error) => return Err(client.suggest(error, &document.function.name).await),
-    };
+    let job = client.suggest(submitted, &document.function.name).await?;
     let accepted = view(&job)?;
     if !args.wait {
         // Whoever waits is told with the result.
@@ -106,10 +103,7 @@ async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View)
     let document = document::read(source)?;
     let path = format!("/v1/jobs/estimate?sample={sample}");
     let submitted = client.submit::<JobView>(&path, Some(&document)).await;
-    let id = match submitted {
-        Ok(job) => job.id,
-        Err(error) => return Err(client.suggest(error, &document.function.name).await),
-    };
+    let id = client.suggest(submitted, &document.function.name).await?.id;
     output::note(format!("job {id} runs a sample"));
     let sampled = view(&follow::follow(client, id).await?)?;
     match &sampled.estimate {
