@@ -67,9 +67,7 @@ pub struct Client {
 struct ProblemBody {
     code: String,
     detail: String,
-    #[serde(default)]
     request_id: Option<String>,
-    #[serde(default)]
     guest_code: Option<String>,
 }
 

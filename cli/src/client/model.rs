@@ -69,31 +69,23 @@ pub struct InvocationView {
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: String,
     /// When it was accepted; absent for a synchronous call.
-    #[serde(default)]
     pub accepted_at: Option<Timestamp>,
     /// When its last attempt began.
-    #[serde(default)]
     pub started_at: Option<Timestamp>,
     /// When it ended.
-    #[serde(default)]
     pub ended_at: Option<Timestamp>,
     /// Attempts begun.
     #[serde(default)]
     pub attempts: u32,
     /// How far it said, the last time, that it was.
-    #[serde(default)]
     pub progress: Option<Progress>,
     /// Where it came from.
-    #[serde(default)]
     pub origin: Option<OriginView>,
     /// What its last attempt took, as far as that is known.
-    #[serde(default)]
     pub usage: Option<UsageView>,
     /// What it returned.
-    #[serde(default)]
     pub response: Option<ResponseView>,
     /// Why it, or its last attempt, returned nothing.
-    #[serde(default)]
     pub problem: Option<Told>,
 }
 
@@ -112,10 +104,8 @@ pub struct OriginView {
     /// `call`, `trigger` or `replay`.
     pub kind: String,
     /// The trigger.
-    #[serde(default)]
     pub name: Option<String>,
     /// What was replayed.
-    #[serde(default)]
     pub of: Option<Uuid>,
 }
 
@@ -125,7 +115,6 @@ pub struct ResponseView {
     /// HTTP status.
     pub status: u16,
     /// The type of its body.
-    #[serde(default)]
     pub content_type: Option<String>,
     /// Bytes of its body.
     pub bytes: u64,
@@ -137,10 +126,8 @@ pub struct LetterView {
     /// The invocation.
     pub id: String,
     /// The function; absent when the message cannot be read.
-    #[serde(default)]
     pub function: Option<FunctionName>,
     /// When it was accepted.
-    #[serde(default)]
     pub accepted_at: Option<Timestamp>,
     /// Why it was given up.
     pub reason: String,
@@ -185,25 +172,19 @@ pub struct JobView {
     #[serde(default)]
     pub receipt: ReceiptView,
     /// Estimated time to the end, ms.
-    #[serde(default)]
     pub eta_ms: Option<u64>,
     /// Between which it mostly lies, ms.
-    #[serde(default)]
     pub eta_range_ms: Option<(u64, u64)>,
     /// The leases that have been worked on the longest.
     #[serde(default)]
     pub slowest: Vec<SlowView>,
     /// Why it did not succeed.
-    #[serde(default)]
     pub problem: Option<Told>,
     /// The manifest of its output.
-    #[serde(default)]
     pub manifest: Option<String>,
     /// Where its output goes.
-    #[serde(default)]
     pub output: Option<String>,
     /// The result as an object.
-    #[serde(default)]
     pub result_uri: Option<String>,
     /// Of an estimate: what the whole job will take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,7 +193,6 @@ pub struct JobView {
     #[serde(default)]
     pub warnings: Vec<String>,
     /// The job that it runs again.
-    #[serde(default)]
     pub retry: Option<RetryOf>,
 }
 
@@ -236,7 +216,6 @@ pub struct ComparisonView {
     #[serde(default)]
     pub differences: Vec<DifferingView>,
     /// Why it would be refused now.
-    #[serde(default)]
     pub problem: Option<Told>,
 }
 
@@ -249,7 +228,6 @@ pub struct DifferingView {
     #[serde(default)]
     pub input: Vec<String>,
     /// Why it failed before.
-    #[serde(default)]
     pub problem: Option<Told>,
 }
 
@@ -292,10 +270,8 @@ pub struct ReceiptView {
     /// Row groups that were not read because of it.
     pub row_groups_pruned: u64,
     /// Pages of other row groups that were not read because of it.
-    #[serde(default)]
     pub pages_pruned: u64,
     /// Rows that were not decoded for that.
-    #[serde(default)]
     pub rows_pruned: u64,
     /// Stored bytes of these row groups and pages.
     pub bytes_pruned: u64,
@@ -399,7 +375,6 @@ pub struct TaskView {
     #[serde(default)]
     pub cache_hit: bool,
     /// Why the last attempt failed.
-    #[serde(default)]
     pub problem: Option<Told>,
 }
 
@@ -416,10 +391,8 @@ pub struct TaskLogPage {
     /// Each a [`TaskLine`].
     pub lines: Vec<Value>,
     /// For the page after it.
-    #[serde(default)]
     pub next: Option<String>,
     /// When the store got the newest of them.
-    #[serde(default)]
     pub newest: Option<u64>,
 }
 

@@ -33,15 +33,12 @@ const PAGE_MAX: usize = 100;
 struct TriggerView {
     name: String,
     paused: bool,
-    #[serde(default)]
     paused_because: Option<String>,
-    #[serde(default)]
     warning: Option<String>,
     created_at: String,
     address: String,
     document: TriggerDocument,
     events: EventsView,
-    #[serde(default)]
     secret: Option<String>,
 }
 
