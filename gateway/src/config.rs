@@ -158,8 +158,7 @@ impl GatewayConfig {
                 .filter_map(|(name, found, max)| Some(mistake(name, outside(found, max, size)?))),
         );
         if self.jobs.retention < limits::JOB_RETENTION_MIN {
-            let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            let (least, found) = (span(limits::JOB_RETENTION_MIN), span(self.jobs.retention));
+            let (least, found) = (Span::from(limits::JOB_RETENTION_MIN), Span::from(self.jobs.retention));
             let detail = format!(
                 "expected at least {least}, since jobs are served from others for so long, found {found}"
             );

@@ -8,7 +8,10 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Problem};
+use crate::{
+    error::{ErrorKind, Problem},
+    time::whole_ms,
+};
 
 /// An amount of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,6 +22,12 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "String")]
 pub struct Span(pub u64);
+
+impl From<Duration> for Span {
+    fn from(span: Duration) -> Self {
+        Self(whole_ms(span))
+    }
+}
 
 /// How an amount may stand in TOML or JSON: text with a unit, or a bare number.
 #[derive(Deserialize)]

@@ -25,8 +25,12 @@ impl Timestamp {
 
     /// This much later.
     pub fn later(self, span: Duration) -> Timestamp {
-        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Timestamp(self.0.saturating_add(span_ms))
+        Timestamp(self.0.saturating_add(whole_ms(span)))
+    }
+
+    /// This much earlier, from 1970 on.
+    pub fn earlier(self, span: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(whole_ms(span)))
     }
 }
 
@@ -53,7 +57,12 @@ impl fmt::Display for Timestamp {
 #[allow(clippy::disallowed_methods, reason = "this is the one door to the wall clock")]
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    Timestamp(whole_ms(since))
+}
+
+/// The whole milliseconds of a span, as documents and limits count it.
+pub fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -243,7 +243,7 @@ pub fn encode_call(invocation: &Invocation, digest: &Digest, told: bool) -> Resu
         id: invocation.id,
         attempt: invocation.attempt,
         depth: invocation.depth,
-        timeout_ms: u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX),
+        timeout_ms: crate::time::whole_ms(invocation.timeout),
         params: invocation.params.as_str().into(),
         method: request.method.as_str().into(),
         query: request.query.as_str().into(),

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fanfold_protocol::time::whole_ms;
+
 /// Calls that keep a thread for longer in the mean are not brief.
 const BRIEF: Duration = Duration::from_micros(500);
 /// The weight of a call in the mean is one in so many: one of 4 ms is enough to pass the bound, one of 2 ms,
@@ -66,7 +68,7 @@ impl Pace {
 
 fn millis(now: Instant) -> u64 {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(now.saturating_duration_since(*BEGUN).as_millis()).unwrap_or(u64::MAX)
+    whole_ms(now.saturating_duration_since(*BEGUN))
 }
 
 #[cfg(test)]

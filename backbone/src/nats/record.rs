@@ -10,6 +10,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use bytes::Bytes;
+use fanfold_protocol::time::whole_ms;
 use uuid::Uuid;
 
 use super::fault::unavailable;
@@ -60,8 +61,7 @@ pub(super) fn message(value: Option<Bytes>, ttl: Option<Duration>, write: Uuid) 
         message = message.header(REMOVED, "1");
     }
     if let Some(ttl) = ttl {
-        let ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        message = message.header(TTL_MS, ms.to_string());
+        message = message.header(TTL_MS, whole_ms(ttl).to_string());
     }
     message.payload(value.unwrap_or_default())
 }

@@ -258,13 +258,12 @@ fn timeout(most: Duration, asked: Option<Duration>) -> Result<Duration, Problem>
     if asked <= most {
         return Ok(asked);
     }
-    let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     Err(Problem::new(
         ErrorKind::InvalidRequest,
         format!(
             "timeout must be from 1ms to the function's {}, found {}; raise timeout in function.toml",
-            span(most),
-            span(asked)
+            Span::from(most),
+            Span::from(asked)
         ),
     ))
 }

@@ -36,7 +36,7 @@ impl context::Host for Host {
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
         self.work().look_outside();
         let left = self.deadline.saturating_duration_since(Instant::now());
-        Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        Ok(time::whole_ms(left))
     }
 
     fn now_ms(&mut self) -> wasmtime::Result<u64> {

@@ -40,7 +40,7 @@ pub(crate) fn problem(stop: &Stop, host: &Host) -> Problem {
 }
 
 fn deadline(host: &Host) -> Problem {
-    let allowed = Span(u64::try_from(host.call.timeout.as_millis()).unwrap_or(u64::MAX));
+    let allowed = Span::from(host.call.timeout);
     with_progress(
         host,
         Problem::new(

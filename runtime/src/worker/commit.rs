@@ -15,6 +15,7 @@ use fanfold_protocol::{
     job::JobState,
     keys, limits,
     plan::Lease,
+    time::whole_ms,
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, PutOutcome};
@@ -150,7 +151,7 @@ pub(super) async fn announce_running(
     overtaken: Option<Overtaken>,
 ) {
     let Place { job, stage, group, round } = at;
-    let running_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
+    let running_ms = whole_ms(running);
     let worker = shop.name.clone();
     let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
     let payload = match serde_json::to_vec(&notice) {

@@ -20,6 +20,7 @@ use fanfold_protocol::{
     job::{Format, Job},
     keys, limits,
     plan::{GROUP_DOCUMENT_BYTES_MAX, Lease, Like, Plan, Shape, Task, TaskCommon, Work},
+    time::whole_ms,
     uri::ObjectUri,
 };
 
@@ -259,7 +260,7 @@ fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<Like>) -
             Format::Auto => Format::Parquet,
             format => format,
         },
-        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        timeout_ms: whole_ms(timeout),
         memory_bytes: document.limits.memory.map(|memory| memory.0),
         like,
     })

@@ -213,8 +213,7 @@ impl Leavings<'_> {
 
 /// The time that it was then.
 pub(in crate::jobs) fn ago(span: Duration) -> Timestamp {
-    let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    Timestamp(time::now().0.saturating_sub(span_ms))
+    time::now().earlier(span)
 }
 
 /// Removes marks that are older than `window`, with the states and tables that were

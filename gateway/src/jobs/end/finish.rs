@@ -20,6 +20,7 @@ use fanfold_protocol::{
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
     names::{FunctionRef, Qualifier},
+    time::whole_ms,
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, PutOutcome};
@@ -154,7 +155,7 @@ impl Closing<'_> {
         };
         self.bury(&products.dead_letters).await?;
         let elapsed = ending.ended_at.since(self.job.submitted_at);
-        outcome.receipt.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        outcome.receipt.elapsed_ms = whole_ms(elapsed);
         if outcome.state == JobState::Succeeded && products.estimate.is_some() {
             outcome.estimate = products.estimate;
         } else if outcome.state == JobState::Succeeded {

@@ -124,8 +124,7 @@ impl Sweep<'_> {
 
     /// What was written before is not this job's, whatever the clocks say.
     fn oldest(&self) -> Timestamp {
-        let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
-        Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms))
+        self.job.submitted_at.earlier(SKEW_MAX)
     }
 
     /// What a manifest names: of this job, or of the one that it was to replace. None when what lies

@@ -15,6 +15,7 @@ use fanfold_protocol::{
     job::{Estimate, Range, SampleOf},
     limits,
     plan::{Partition, Weight},
+    time::whole_ms,
 };
 
 /// How many standard errors the range goes to each side.
@@ -90,7 +91,7 @@ pub fn estimate(of: &SampleOf, tasks: &[Took], folds: &Usage, planned: Duration,
     let width = (walls as f64 / ran.as_micros().max(1) as f64).max(1.0);
     let elapsed = |us: u64| {
         let ran = Duration::from_micros((us as f64 / width) as u64);
-        u64::try_from((planned + ran).as_millis()).unwrap_or(u64::MAX)
+        whole_ms(planned + ran)
     };
     Estimate {
         sampled: u32::try_from(tasks.len()).unwrap_or(u32::MAX),

@@ -3,9 +3,10 @@
 //!
 //! Brings the record up to the progress now and then; nothing is decided by it.
 
-use std::time::Duration;
-
-use fanfold_protocol::{job::JobState, time};
+use fanfold_protocol::{
+    job::JobState,
+    time::{self, whole_ms},
+};
 
 use super::Coordinator;
 use crate::jobs::{
@@ -42,9 +43,10 @@ impl Coordinator {
         record.tasks = counts;
         (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
         (record.receipt.second_attempts, record.receipt.cache_hits) = (second_attempts, taken_over);
-        record.receipt.elapsed_ms = ms(now.since(record.submitted_at));
-        record.eta_ms = eta.map(|eta| ms(eta.expected));
-        record.eta_range_ms = eta.and_then(|eta| eta.range).map(|(low, high)| (ms(low), ms(high)));
+        record.receipt.elapsed_ms = whole_ms(now.since(record.submitted_at));
+        record.eta_ms = eta.map(|eta| whole_ms(eta.expected));
+        record.eta_range_ms =
+            eta.and_then(|eta| eta.range).map(|(low, high)| (whole_ms(low), whole_ms(high)));
         record.slowest = slowest;
         self.case.write_record(&self.jobs.inner.backbone).await
     }
@@ -63,15 +65,11 @@ impl Coordinator {
                 task: spec.tasks.first().copied().unwrap_or_default(),
                 tasks: u32::try_from(spec.tasks.len()).unwrap_or(u32::MAX),
                 worker: running.worker,
-                running_ms: ms(running.since.elapsed()),
+                running_ms: whole_ms(running.since.elapsed()),
                 progress: running.progress,
                 why: stragglers::why(&spec, bytes, mean, failed.as_ref(), second),
             });
         }
         Ok(told)
     }
-}
-
-fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
