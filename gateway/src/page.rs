@@ -2,13 +2,39 @@
 //! Pages of lists: how long one is, and where it begins and ends.
 //!
 //! What is alike in all lists, and in which words it is refused. Each says itself how
-//! many lines a page of it may have, and by what of a line the next one is asked for.
+//! many lines a page of it may have, and by what of a line the next one is asked for;
+//! dead letters, of which there are lists of two kinds, are asked for alike.
 
 use std::str::FromStr;
 
 use fanfold_protocol::{ErrorKind, Problem};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use crate::problem::excerpt;
+
+/// Dead letters on a page, unless asked otherwise, and at most.
+const LETTERS_DEFAULT: usize = 50;
+const LETTERS_MAX: usize = 100;
+
+/// How dead letters are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LetterQuery {
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Dead letters on a page, at most 100; 50 when absent.
+    limit: Option<usize>,
+}
+
+impl LetterQuery {
+    /// Behind which place of the queue the page begins, and how many letters it has.
+    pub(crate) fn bounds(&self) -> Result<(u64, usize), Problem> {
+        let after = place(self.page.as_deref())?.unwrap_or(0);
+        Ok((after, size(self.limit, LETTERS_DEFAULT, LETTERS_MAX)?))
+    }
+}
 
 /// Lines of a page by the `limit` that was asked for.
 pub(crate) fn size(limit: Option<usize>, default: usize, max: usize) -> Result<usize, Problem> {

@@ -11,8 +11,8 @@ use std::{sync::Arc, time::Duration};
 use axum::{Json, extract::State};
 use fanfold_backbone::{DeadLetter, Message};
 use fanfold_protocol::{Problem, keys, limits, time};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
@@ -21,14 +21,11 @@ use super::{
 };
 use crate::{
     extract::{Path, Query},
-    page,
+    page::{self, LetterQuery},
     problem::{Answer, of_backbone},
     state::{App, AppState},
 };
 
-/// Letters of an answer.
-const PAGE_DEFAULT: usize = 50;
-const PAGE_MAX: usize = 100;
 /// Letters handled at once.
 const AT_ONCE: usize = 1_000;
 /// Between two rounds of removing what is old or too much.
@@ -91,21 +88,10 @@ pub struct EventLetters {
     next: Option<String>,
 }
 
-/// How dead letters are listed.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct EventLetterQuery {
-    /// `next` of the page before.
-    page: Option<String>,
-    /// Dead letters on a page, at most 100; 50 when absent.
-    limit: Option<usize>,
-}
-
 /// Events of a trigger that were given up, oldest first.
 #[utoipa::path(
     get, path = "/v1/triggers/{name}/dead-letters", tag = "triggers",
-    params(("name" = String, Path, description = "The trigger"), EventLetterQuery),
+    params(("name" = String, Path, description = "The trigger"), LetterQuery),
     responses(
         (status = 200, description = "Oldest first", body = EventLetters),
         (status = 400, description = "No such page"),
@@ -115,11 +101,10 @@ pub struct EventLetterQuery {
 pub(crate) async fn letters(
     State(app): State<AppState>,
     Path(name): Path<String>,
-    Query(query): Query<EventLetterQuery>,
+    Query(query): Query<LetterQuery>,
 ) -> Answer<Json<EventLetters>> {
     let trigger = app.triggers.show(&name.parse()?).await?;
-    let after = page::place(query.page.as_deref())?.unwrap_or(0);
-    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
+    let (after, limit) = query.bounds()?;
     let queue = keys::event_queue(&trigger.record.id);
     let mut found = app.backbone.dead_letters(&queue, after, limit + 1).await.map_err(of_backbone)?;
     let next = page::cut(&mut found, limit).map(|last| last.sequence.to_string());

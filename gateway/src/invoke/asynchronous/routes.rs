@@ -25,7 +25,7 @@ use crate::{
         idempotency::Promise,
         show::{InvocationView, invocation_id, not_found},
     },
-    page,
+    page::{self, LetterQuery},
     problem::{Answer, excerpt, internal},
     state::{App, AppState},
 };
@@ -210,17 +210,6 @@ pub struct LetterList {
     next: Option<String>,
 }
 
-/// How dead letters are listed.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct LetterQuery {
-    /// `next` of the page before.
-    page: Option<String>,
-    /// Dead letters on a page, at most 100; 50 when absent.
-    limit: Option<usize>,
-}
-
 /// Asynchronous calls that were given up, oldest first.
 #[utoipa::path(
     get, path = "/v1/invocations/dead-letters", tag = "invocations", params(LetterQuery),
@@ -233,8 +222,7 @@ pub(crate) async fn letters(
     State(app): State<AppState>,
     Query(query): Query<LetterQuery>,
 ) -> Answer<Json<LetterList>> {
-    let after = page::place(query.page.as_deref())?.unwrap_or(0);
-    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
+    let (after, limit) = query.bounds()?;
     let mut letters = app.invocations.dead_letters(after, limit + 1).await?;
     let next = page::cut(&mut letters, limit).map(|last| last.letter.sequence.to_string());
     Ok(Json(LetterList { dead_letters: letters.into_iter().map(LetterView::from).collect(), next }))
