@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::record::Trigger;
+use super::{counters::TriggerLabels, record::Trigger};
 use crate::metrics::states;
 
 /// Triggers that the backbone is asked about for a scrape, each by a few requests, how many at
@@ -34,11 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct EventLabels {
     trigger: String,
     state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TriggerLabels {
-    trigger: String,
 }
 
 /// Gauges of the triggers that there are.
@@ -86,9 +81,9 @@ impl Backlog {
             there
         });
         for trigger in triggers {
-            let labels = TriggerLabels { trigger: trigger.record.name.to_string() };
-            self.paused.get_or_create(&labels).set(i64::from(trigger.record.paused));
-            asked.entry(trigger.record.name.clone()).or_default();
+            let record = &trigger.record;
+            self.paused.get_or_create(&TriggerLabels::from(&record.name)).set(i64::from(record.paused));
+            asked.entry(record.name.clone()).or_default();
         }
         let mut order = triggers.to_vec();
         order.sort_by_key(|trigger| asked.get(&trigger.record.name).copied().flatten());
@@ -116,7 +111,7 @@ impl Backlog {
     }
 
     fn forget(&self, name: &TriggerName) {
-        self.paused.remove(&TriggerLabels { trigger: name.to_string() });
+        self.paused.remove(&name.into());
         for (state, _) in states(Depth::default()) {
             self.events.remove(&EventLabels { trigger: name.to_string(), state });
         }

@@ -96,8 +96,14 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TriggerLabels {
+pub(super) struct TriggerLabels {
     trigger: String,
+}
+
+impl From<&TriggerName> for TriggerLabels {
+    fn from(trigger: &TriggerName) -> Self {
+        Self { trigger: trigger.to_string() }
+    }
 }
 
 /// Counters of triggers.
@@ -146,7 +152,7 @@ impl Counters {
     pub fn begin(&self, trigger: &TriggerName) {
         self.events(trigger, Fate::Dead, 0);
         self.events(trigger, Fate::Loop, 0);
-        self.tripped.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc_by(0);
+        self.tripped.get_or_create(&trigger.into()).inc_by(0);
     }
 
     /// Counts what became of an event.
@@ -172,7 +178,7 @@ impl Counters {
 
     /// Counts a trigger that paused itself.
     pub fn tripped(&self, trigger: &TriggerName) {
-        self.tripped.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
+        self.tripped.get_or_create(&trigger.into()).inc();
     }
 
     /// Counts what became of a message of a queue.
@@ -183,17 +189,17 @@ impl Counters {
 
     /// Counts a poll that failed.
     pub fn poll_failed(&self, trigger: &TriggerName) {
-        self.polls_failed.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
+        self.polls_failed.get_or_create(&trigger.into()).inc();
     }
 
     /// Counts dead letters that nobody has replayed in time.
     pub fn letters_expired(&self, trigger: &TriggerName, letters: u64) {
-        self.letters_expired.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc_by(letters);
+        self.letters_expired.get_or_create(&trigger.into()).inc_by(letters);
     }
 
     /// Counts what a look at a prefix took and found.
     pub fn reconciled(&self, trigger: &TriggerName, listed: u64, found: u64, requests: u64) {
-        let labels = TriggerLabels { trigger: trigger.to_string() };
+        let labels = TriggerLabels::from(trigger);
         self.listed.get_or_create(&labels).inc_by(listed);
         self.found.get_or_create(&labels).inc_by(found);
         self.requests.get_or_create(&labels).inc_by(requests);
