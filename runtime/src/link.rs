@@ -2,7 +2,7 @@
 //! What a component may import, and what it must export.
 //!
 //! Between the compiler and the sandbox. Invariant: the linker offers exactly
-//! the contract's imports and the parts of WASI 0.2 without files and network;
+//! the contract's imports and parts of WASI 0.2 with nothing behind them;
 //! anything else is refused by name before the component ever runs.
 
 use fanfold_protocol::{ErrorKind, Problem, WIT_PACKAGE, imports};
@@ -43,8 +43,8 @@ pub(crate) fn check_imports(engine: &Engine, component: &Component) -> Result<()
     Err(Problem::new(
         ErrorKind::ImportUnknown,
         format!(
-            "expected imports of {WIT_PACKAGE} and of WASI 0.2 io, cli, clocks, filesystem and random only, \
-             found {}; leave out what needs them (there is no network; read and write objects instead)",
+            "expected imports of {WIT_PACKAGE} and of WASI 0.2 io, cli, clocks, filesystem, random and sockets \
+             only, found {}; leave out what needs them (there is no network; read and write objects instead)",
             listed(&unknown)
         ),
     ))
@@ -101,10 +101,10 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_is_offered() {
-        for name in ["fanfold:function/context@0.1.0", "wasi:cli/stdout@0.2.9", "wasi:io/poll@0.2.0"] {
+        for name in ["fanfold:function/context@0.1.0", "wasi:cli/stdout@0.2.9", "wasi:sockets/tcp@0.2.0"] {
             assert!(is_offered(name), "{name}");
         }
-        for name in ["wasi:sockets/tcp@0.2.0", "wasi:http/types@0.2.0", "wasi:cli/run@0.2.0", "env", "a/b"] {
+        for name in ["wasi:sockets/tls@0.2.0", "wasi:http/types@0.2.0", "wasi:cli/run@0.2.0", "env", "a/b"] {
             assert!(!is_offered(name), "{name}");
         }
     }

@@ -20,11 +20,11 @@ async fn files_that_are_no_function_are_refused() {
     client.deploy("f", nothing).await.refused("export-missing", &["handler", "mapper", "aggregator"]);
     let imports = wat::parse_str(
         r#"(component
-            (import "wasi:sockets/tcp@0.2.0" (instance))
+            (import "wasi:http/types@0.2.0" (instance))
             (instance $i)
             (export "fanfold:function/handler@0.1.0" (instance $i)))"#,
     );
-    client.deploy("f", imports.unwrap()).await.refused("import-unknown", &["wasi:sockets/tcp"]);
+    client.deploy("f", imports.unwrap()).await.refused("import-unknown", &["wasi:http/types"]);
     let mut cut = std::fs::read(component("hello").unwrap()).unwrap();
     cut.truncate(cut.len() / 2);
     client.deploy("f", cut).await.refused("not-a-component", &[]);

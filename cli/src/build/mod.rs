@@ -168,8 +168,19 @@ pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> 
     let default = guest.target_dir.join("fanfold").join(format!("{}.wasm", settings.name));
     let path = out.unwrap_or(&default);
     let built = finish(&wasm, path, settings)?;
+    if needs_network(&built.imports) {
+        progress(NO_NETWORK);
+    }
     keep_settings(&guest.dir, path, &built.settings)?;
     Ok(built)
+}
+
+/// Told when it is built: a function meets it only when it runs.
+const NO_NETWORK: &str = "the component imports sockets, and there is no network: whatever opens a connection or \
+     resolves a name is refused when it runs; read and write objects instead";
+
+fn needs_network(imports: &[String]) -> bool {
+    imports.iter().any(|name| name.starts_with("wasi:sockets/"))
 }
 
 fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
@@ -236,6 +247,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = build(dir.path(), None, &mut |_| {}).unwrap_err().to_string();
         assert!(said.starts_with("expected a Cargo.toml in") && said.contains("fanfold new"), "{said}");
+    }
+
+    #[test]
+    fn sockets_are_told_of() {
+        let (poll, tcp) = ("wasi:io/poll@0.2.0".to_owned(), "wasi:sockets/tcp@0.2.0".to_owned());
+        assert!(needs_network(&[poll.clone(), tcp]));
+        assert!(!needs_network(&[poll]));
     }
 
     #[test]

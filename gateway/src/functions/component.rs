@@ -65,8 +65,9 @@ pub enum CheckError {
     },
     /// Imports that the sandbox does not offer.
     #[error(
-        "expected imports of fanfold:function at 0.1 and of wasi io, cli, clocks, filesystem and random at 0.2 \
-         only, found {}; there are no network and no other host interfaces in the sandbox, remove what needs them",
+        "expected imports of fanfold:function at 0.1 and of wasi io, cli, clocks, filesystem, random and sockets \
+         at 0.2 only, found {}; there are no network and no other host interfaces in the sandbox, remove what \
+         needs them",
         list(.refused)
     )]
     ForbiddenImports {

@@ -12,7 +12,7 @@ fn refused(imports: &[&str], exports: &[&str]) -> String {
 
 #[test]
 fn a_function_is_accepted_and_described() {
-    let imports = ["fanfold:function/context@0.1.0", "wasi:io/streams@0.2.6", "wasi:cli/stdout@0.2.12"];
+    let imports = ["fanfold:function/context@0.1.0", "wasi:io/streams@0.2.6", "wasi:sockets/tcp@0.2.4"];
     let exports = ["fanfold:function/aggregator@0.1.7", "other:thing/x@1.0.0", HANDLER];
     let info = check(&component(&imports, &exports, "")).unwrap();
     assert_eq!(info.functions, [Export::Handler, Export::Aggregator]);
@@ -24,7 +24,8 @@ fn a_function_is_accepted_and_described() {
 #[test]
 fn imports_that_the_sandbox_lacks_are_refused_by_name() {
     for import in [
-        "wasi:sockets/tcp@0.2.6",
+        "wasi:sockets/tcp@0.3.0",
+        "wasi:sockets/tls@0.2.6",
         "wasi:http/outgoing-handler@0.2.0",
         "wasi:cli/run@0.2.6",
         "wasi:random/entropy@0.2.6",

@@ -126,10 +126,10 @@ async fn what_is_no_function_is_refused() {
     post(b"\0asm\x01\0\0\0".to_vec()).await.is_problem(ErrorKind::NotAComponent);
     post(Vec::new()).await.is_problem(ErrorKind::NotAComponent);
     post(component(&[], &[], "")).await.is_problem(ErrorKind::ExportMissing);
-    let body = post(component(&["wasi:sockets/tcp@0.2.6"], &[HANDLER], ""))
+    let body = post(component(&["wasi:http/types@0.2.6"], &[HANDLER], ""))
         .await
         .is_problem(ErrorKind::ImportUnknown);
-    assert!(body["detail"].as_str().unwrap().contains("wasi:sockets/tcp@0.2.6"), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("wasi:http/types@0.2.6"), "{body}");
     post(vec![0; 2_001]).await.is_problem(ErrorKind::ComponentTooLarge);
     let path = "/v1/functions/f/versions?memory=1TiB";
     let reply = service.request(Method::POST, path, &[], component(&[], &[HANDLER], "")).await;

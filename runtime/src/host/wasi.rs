@@ -4,7 +4,8 @@
 //!
 //! The context is made when a guest first asks for it; many never do.
 //! Standard output and error go to the invocation's log, clocks move in steps
-//! of an epoch, random bytes are bounded a call.
+//! of an epoch, random bytes are bounded a call, sockets and look-ups of names
+//! are refused before the system is asked for them.
 
 use std::{
     pin::Pin,
@@ -23,6 +24,7 @@ use wasmtime_wasi::{
     filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{OutputStream, Pollable, StreamResult, bindings},
     random::{WasiRandom, WasiRandomCtx, WasiRandomView as _},
+    sockets::{WasiSockets, WasiSocketsView as _},
 };
 
 use super::Host;
@@ -31,7 +33,7 @@ use crate::sandbox::{Log, Source};
 /// What a stream takes in one write.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
-/// Links every interface that is offered; sockets and HTTP are not among them.
+/// Links every interface that is offered; HTTP is not among them.
 pub(crate) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     use bindings::{cli, clocks, filesystem, io, random};
     io::error::add_to_linker::<Host, Io>(linker, |host| &mut host.table)?;
@@ -54,7 +56,25 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     cli::terminal_output::add_to_linker::<Host, WasiCli>(linker, Host::cli)?;
     cli::terminal_stdin::add_to_linker::<Host, WasiCli>(linker, Host::cli)?;
     cli::terminal_stdout::add_to_linker::<Host, WasiCli>(linker, Host::cli)?;
-    cli::terminal_stderr::add_to_linker::<Host, WasiCli>(linker, Host::cli)
+    cli::terminal_stderr::add_to_linker::<Host, WasiCli>(linker, Host::cli)?;
+    link_sockets(linker)
+}
+
+/// Some languages import sockets whatever a program does. [`context`] allows no
+/// use of them, so that a guest gets no resource of these interfaces but handles
+/// of the network, which are entries of the table and no more.
+fn link_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    use bindings::sockets::{
+        instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp, udp_create_socket,
+    };
+    let stable = network::LinkOptions::default();
+    network::add_to_linker::<Host, WasiSockets>(linker, &stable, Host::sockets)?;
+    instance_network::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)?;
+    tcp::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)?;
+    tcp_create_socket::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)?;
+    udp::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)?;
+    udp_create_socket::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)?;
+    ip_name_lookup::add_to_linker::<Host, WasiSockets>(linker, Host::sockets)
 }
 
 /// The clocks, for a call of the guest: it looks outside.
@@ -90,7 +110,13 @@ fn context(log: &Log) -> WasiCtx {
         .stderr(Stdio { log: log.clone(), source: Source::Err })
         .max_random_size(u64::from(limits::RANDOM_BYTES_MAX))
         .wall_clock(CoarseWall)
-        .monotonic_clock(CoarseMonotonic(Instant::now()));
+        .monotonic_clock(CoarseMonotonic(Instant::now()))
+        // Said here and not left to the library, whose documentation has TCP and UDP allowed
+        // by default. Without them no socket is made; the check is for one that were.
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .socket_addr_check(|_, _| Box::pin(async { false }));
     builder.build()
 }
 
