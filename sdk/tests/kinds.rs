@@ -78,6 +78,26 @@ mod plain_handlers {
     }
 }
 
+mod borrowed_bodies {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Page {
+        page: u32,
+    }
+
+    #[fanfold::handler]
+    fn borrow(request: &Request, query: Query<Page>) -> String {
+        format!("{} {} {}", request.query, query.page, request.body.len())
+    }
+
+    #[test]
+    fn a_borrowed_request_leaves_the_query_to_others() {
+        let answer = testing::call::<borrow>(Request::new("four").with_query("page=7")).unwrap();
+        assert_eq!(answer.text(), "page=7 7 4");
+    }
+}
+
 mod tables {
     use super::*;
 

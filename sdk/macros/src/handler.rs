@@ -54,8 +54,10 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     })
 }
 
+/// Whether an argument takes the body, also by reference: what is borrowed is made of the request as well.
 fn is_body(ty: &Type) -> bool {
-    matches!(last_name(ty).as_deref(), Some("Json" | "String" | "Vec" | "Bytes" | "Request"))
+    let taken = last_name(referred(ty).unwrap_or(ty));
+    matches!(taken.as_deref(), Some("Json" | "String" | "Vec" | "Bytes" | "Request"))
 }
 
 fn check_arguments(function: &ItemFn, mistakes: &mut Mistakes) {

@@ -8,4 +8,9 @@ fn hello(name: Json<String>, rest: String) -> String {
     name.0 + &rest
 }
 
+#[fanfold::handler]
+fn again(first: &Request, rest: String) -> String {
+    first.query.clone() + &rest
+}
+
 fn main() {}
