@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use fanfold_protocol::{WIT, WIT_PACKAGE, digest::Digest};
 use fanfold_tests::service::Service;
+use wit_component::{StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 #[test]
 fn the_package_changes_only_with_a_version_and_a_line() {
@@ -53,11 +55,13 @@ fn every_item_is_documented() {
     let mut before = "";
     let mut bare = Vec::new();
     for line in WIT.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        // Fields and cases end in a comma.
         let item = ["package ", "interface ", "world ", "record ", "enum ", "resource "]
             .iter()
             .any(|k| line.starts_with(k))
-            || line.contains(": func(");
-        if item && !before.starts_with("///") {
+            || line.contains(": func(")
+            || line.ends_with(',');
+        if item && !line.starts_with("///") && !before.starts_with("///") {
             bare.push(line);
         }
         before = line;
@@ -80,4 +84,36 @@ async fn a_function_written_from_the_package_alone_works() {
     let answer = service.ok(&["job", "run", &file.to_string_lossy(), "--wait", "--json"]);
     let job: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
     assert_eq!(job["result"]["batches"], 2, "{job}");
+}
+
+/// An echo, as a linker leaves it that knows nothing of components, such as that of
+/// `wasm32-unknown-unknown`: a core module without WASI.
+fn module() -> Vec<u8> {
+    let common = include_str!("../../functions/hostile/lib/handler.wat");
+    let handle = r#"(func (export "fanfold:function/handler@0.1.0#handle")
+        (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (call $ok (local.get 6) (local.get 7)))"#;
+    wat::parse_str(format!("(module\n{common}\n{handle})")).unwrap()
+}
+
+#[test]
+fn a_core_module_for_a_world_is_deployed_as_a_component() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (plain, echo) = (folder.path().join("plain.wasm"), folder.path().join("echo.wasm"));
+    let mut module = module();
+    std::fs::write(&plain, &module).unwrap();
+    let refused = service.run(&["deploy", &plain.to_string_lossy()]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && said.contains("core module"), "{said}");
+    // As generators of bindings say it.
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("function.wit", WIT).unwrap();
+    let world = resolve.select_world(&[package], Some("handler-function")).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    std::fs::write(&echo, &module).unwrap();
+    let deployed = service.ok(&["deploy", &echo.to_string_lossy(), "--output", "json"]).unwrap();
+    let deployed: serde_json::Value = serde_json::from_str(&deployed).unwrap();
+    assert_eq!(deployed["exports"], serde_json::json!(["handler"]), "{deployed}");
+    assert_eq!(service.ok(&["invoke", "echo", "-d", "\"abc\""]).unwrap(), "\"abc\"");
 }

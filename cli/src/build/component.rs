@@ -8,10 +8,23 @@
 use fanfold_gateway::component::{ComponentInfo, check_within};
 use fanfold_protocol::limits;
 use wasi_preview1_component_adapter_provider as adapter;
-use wasmparser::Parser;
+use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use super::Error;
+
+/// What sections begin with in which generators of bindings say for which world a module is.
+const WORLD_SECTION: &str = "component-type";
+
+/// Whether this is a core module that says for which world it is: a guest that its linker has not made
+/// a component.
+pub fn is_guest_module(wasm: &[u8]) -> bool {
+    let says = |payload: Payload<'_>| match payload {
+        Payload::CustomSection(section) => section.name().starts_with(WORLD_SECTION),
+        _ => false,
+    };
+    Parser::is_core_wasm(wasm) && Parser::new(0).parse_all(wasm).map_while(Result::ok).any(says)
+}
 
 /// Makes a component of a core module for wasm32-wasip1 or
 /// wasm32-unknown-unknown; hands a component through as it is.
@@ -58,6 +71,21 @@ mod tests {
         }
         out.resize(out.len() + bytes as usize + 1, 0);
         out
+    }
+
+    #[test]
+    fn guests_say_for_which_world_they_are() {
+        // A core module with a custom section of this name.
+        let module = |name: &str| {
+            let length = name.len() as u8;
+            [b"\0asm\x01\0\0\0\0".as_slice(), &[length + 1, length], name.as_bytes()].concat()
+        };
+        assert!(is_guest_module(&module("component-type:handler-function")));
+        for other in
+            [module("name"), component(1), b"\0asm\x01\0\0\0".to_vec(), b"\0asm".to_vec(), Vec::new()]
+        {
+            assert!(!is_guest_module(&other), "{other:?}");
+        }
     }
 
     #[test]

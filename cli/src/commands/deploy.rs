@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold deploy`: a folder or a component becomes a version.
 //!
-//! A folder is built first. What the component is, the gateway judges; this
-//! command adds the name and the settings of `function.toml`, or of what `fanfold
-//! build` has made of it beside a component.
+//! A folder is built first, and a core module for a world of the contract made a
+//! component. What the component is, the gateway judges; this command adds the name
+//! and the settings of `function.toml`, or of what `fanfold build` has made of it
+//! beside a component.
 
 use std::{
     io::ErrorKind,
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 use crate::{
     args::Deploy,
-    build::settings,
+    build::{component, settings},
     client::{Client, Deployed},
     error::{Error, Result},
     input, output,
@@ -68,7 +69,7 @@ async fn of_folder(folder: PathBuf, name: Option<FunctionName>) -> Result<Packag
 }
 
 fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
-    let component = read(path)?;
+    let component = componentised(read(path)?)?;
     let places = [settings::beside(path), path.with_file_name(settings::FILE_NAME)];
     for place in &places {
         if let Some(file) = settings::read_file(place)? {
@@ -89,6 +90,16 @@ fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
         "neither {own} nor {common} is there: {named} gets the default settings"
     )));
     Ok(Package { name: named, settings: SettingsDocument::default(), component })
+}
+
+/// Linkers that know nothing of components, such as that of `wasm32-unknown-unknown`, leave a core
+/// module. What does not say for which world it is, the gateway refuses in its own words.
+fn componentised(file: Bytes) -> Result<Bytes> {
+    if !component::is_guest_module(&file) {
+        return Ok(file);
+    }
+    output::note("making a component of the core module");
+    Ok(component::componentise(file.into())?.into())
 }
 
 fn read(path: &Path) -> Result<Bytes> {
