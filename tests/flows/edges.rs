@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Each crate and those of the workspace that it may link. Crates that only
 /// tests link count as well, but for the harness, which may link all.
@@ -52,15 +52,30 @@ fn crates_depend_only_downwards() {
     }
 }
 
+/// What is written by function authors links what function authors have.
 #[test]
-fn the_gateway_has_no_wasm_engine() {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let metadata = MetadataCommand::new().manifest_path(manifest).exec().unwrap();
+fn functions_link_the_sdk_and_each_other_alone() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../functions/Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().unwrap();
+    let members: BTreeSet<&str> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
+    assert!(members.contains("hello"), "{members:?}");
+    let wrong: Vec<_> = metadata
+        .packages
+        .iter()
+        .flat_map(|package| package.dependencies.iter().map(move |dependency| (package, dependency)))
+        .filter(|(_, dependency)| dependency.path.is_some() && dependency.name != "fanfold-sdk")
+        .filter(|(_, dependency)| !members.contains(dependency.name.as_str()))
+        .map(|(package, dependency)| format!("{} must not depend on {}", package.name, dependency.name))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("; "));
+}
+
+/// The names of all crates that a crate of the workspace links, its own among them.
+fn linked(metadata: &Metadata, from: &str) -> BTreeSet<String> {
     let resolve = metadata.resolve.as_ref().unwrap();
-    let name = |id: &cargo_metadata::PackageId| metadata[id].name.to_string();
+    let name = |id: &PackageId| metadata[id].name.to_string();
     let mut reached = BTreeSet::new();
-    let mut next: Vec<_> =
-        resolve.nodes.iter().filter(|n| name(&n.id) == "fanfold-gateway").map(|n| &n.id).collect();
+    let mut next: Vec<_> = resolve.nodes.iter().filter(|n| name(&n.id) == from).map(|n| &n.id).collect();
     while let Some(id) = next.pop() {
         if reached.insert(id.clone()) {
             let node = resolve.nodes.iter().find(|n| n.id == *id).unwrap();
@@ -69,11 +84,21 @@ fn the_gateway_has_no_wasm_engine() {
             next.extend(linked.map(|d| &d.pkg));
         }
     }
-    assert!(reached.len() > 10, "the walk did not start");
-    let engines: Vec<_> = reached
-        .iter()
-        .map(name)
-        .filter(|n| n.starts_with("wasmtime") || n.starts_with("cranelift"))
-        .collect();
-    assert!(engines.is_empty(), "the gateway links {engines:?}");
+    assert!(reached.len() > 10, "the walk from {from} did not start");
+    reached.iter().map(name).collect()
+}
+
+#[test]
+fn what_crates_must_not_link_they_do_not() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).exec().unwrap();
+    let check = |from: &str, kept_out: &[&str]| {
+        let all = linked(&metadata, from);
+        let found: Vec<_> =
+            all.iter().filter(|name| kept_out.iter().any(|begin| name.starts_with(begin))).collect();
+        assert!(found.is_empty(), "{from} links {found:?}");
+    };
+    check("fanfold-gateway", &["wasmtime", "cranelift"]);
+    // Neither input nor output, and no runtime for them.
+    check("fanfold-protocol", &["tokio", "mio", "hyper", "aws", "reqwest", "redb"]);
 }
