@@ -61,12 +61,29 @@ async fn trained(client: &Client<'_>) -> Value {
     model
 }
 
+/// The expected loss of the applicants, scored and summed up by one job.
+async fn lost_in_one_pass(client: &Client<'_>, model: &Value, keep: &[&str]) -> f64 {
+    let params = json!({
+        "model": model, "keep": keep, "by": "purpose", "exposure": "credit_amount", "loss_given_default": 0.45
+    });
+    let job = json!({
+        "function": "portfolio", "input": "s3://bank/applicants/*.csv", "output": "s3://bank/portfolio/",
+        "params": params
+    });
+    let job = run(client, job).await;
+    let manifest = client.get(&format!("/v1/jobs/{}/manifest", job["id"].as_str().unwrap())).await.body;
+    assert_eq!(manifest["rows"], 1_000, "{manifest}");
+    job["result"].as_array().unwrap().iter().map(|line| line["expected_loss"].as_f64().unwrap()).sum()
+}
+
 #[tokio::test]
 async fn the_credit_risk_of_the_applicants_is_assessed() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();
     let client = Client::new(&service);
-    for function in ["column-stats", "normalize", "credit-train", "credit-score", "credit-report"] {
+    for function in
+        ["column-stats", "normalize", "credit-train", "credit-score", "credit-report", "portfolio"]
+    {
         service.deploy(function).unwrap();
     }
     upload(&service).await;
@@ -110,6 +127,9 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     assert!((auc - 0.831).abs() < 0.001, "{auc}");
     // At the maximum of the likelihood, predicted and observed bad rows balance.
     assert!((report["mean_pd"].as_f64().unwrap() - 0.3).abs() < 1e-6, "{report}");
+    // Scores and their sums in one pass are those of two jobs.
+    let (loss, expected) = (lost_in_one_pass(&client, &model, &keep).await, report["expected_loss"].as_f64());
+    assert!((loss - expected.unwrap()).abs() < 1e-9 * loss, "{loss} {expected:?}");
     let page = folder.path().join("report.html");
     let id = service.ok(&["job", "ls", "--function", "credit-report", "--output", "json"]).unwrap();
     let id: Value = serde_json::from_str(&id).unwrap();

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_the_machine_are_renamed() {
+    fn guests_have_simd_and_folders_of_the_machine_are_renamed() {
         let package = |name: &str, dir: &str| {
             let manifest = format!("{dir}/Cargo.toml");
             serde_json::json!({"id": name, "name": name, "manifest_path": manifest, "targets": []})
@@ -271,8 +271,9 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            ours(&metadata, Some(Path::new("/home/me/.cargo")))[1..],
+            ours(&metadata, Some(Path::new("/home/me/.cargo"))),
             [
+                "-Ctarget-feature=+simd128",
                 "--remap-path-prefix=/home/me/repo/functions/target=/target",
                 "--remap-path-prefix=/home/me/.cargo=/cargo",
                 "--remap-path-prefix=/home/me/repo/sdk=/src/sdk",
