@@ -17,6 +17,9 @@ struct Case {
     named: &'static [&'static str],
 }
 
+/// What to do with an object that is damaged.
+const AGAIN: &str = "again from its source";
+
 fn cases() -> Vec<Case> {
     let case = |name, content: &[u8], code, named| Case { name, content: content.to_vec(), code, named };
     let folder = tempfile::tempdir().unwrap();
@@ -26,18 +29,23 @@ fn cases() -> Vec<Case> {
     flipped[middle] ^= 0x40;
     let truncated = &parquet[..parquet.len() - 100];
     vec![
-        case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["row 2", "line 3"]),
+        case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["row 2", "line 3", "check its delimiters"]),
         case("utf8.csv", b"a,b\n1,2\n1,\xff\xfe\n", "invalid-utf8", &["row 2", "line 3", "byte ff"]),
         case("header.csv", b"a,\xe4\n1,2\n", "invalid-utf8", &["header", "byte e4 at byte 2"]),
         case("quote.csv", b"a,b\n1,\"open\n", "csv-malformed", &["row 1", "line 2", "quote"]),
         case("utf8.jsonl", b"{\"a\":1}\n{\"a\":\"\xff\"}\n", "invalid-utf8", &["line 2", "byte 14"]),
-        case("empty.csv", b"", "empty-object", &[]),
-        case("empty.parquet", b"", "empty-object", &[]),
-        case("cut.parquet", truncated, "parquet-corrupt", &[]),
-        case("flipped.parquet", &flipped, "parquet-corrupt", &[]),
-        case("lines.jsonl", b"{\"a\":1}\n{\"a\":\n", "json-malformed", &["2"]),
-        case("noise.arrow", b"ARROW1\0\0nonsense", "arrow-corrupt", &[]),
-        case("noise.xyz", &[0, 159, 146, 150, 0, 0, 0, 0], "format-unknown", &[]),
+        case("empty.csv", b"", "empty-object", &["leave it out"]),
+        case("empty.parquet", b"", "empty-object", &["leave it out"]),
+        case("cut.parquet", truncated, "parquet-corrupt", &["truncated", AGAIN]),
+        case("flipped.parquet", &flipped, "parquet-corrupt", &["row group 0", AGAIN]),
+        case(
+            "lines.jsonl",
+            b"{\"a\":1}\n{\"a\":\n",
+            "json-malformed",
+            &["line 2", "write one object a line"],
+        ),
+        case("noise.arrow", b"ARROW1\0\0nonsense", "arrow-corrupt", &[AGAIN]),
+        case("noise.xyz", &[0, 159, 146, 150, 0, 0, 0, 0], "format-unknown", &["say which with format"]),
     ]
 }
 

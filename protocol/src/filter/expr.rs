@@ -35,6 +35,8 @@ impl Position {
             Some(place) => place.split_once(", column ")?,
             None => ("1", place.strip_prefix("column ")?),
         };
+        // Behind it there may be advice.
+        let column = column.split(|c: char| !c.is_ascii_digit()).next()?;
         Some(Self { line: line.parse().ok()?, column: column.parse().ok()? })
     }
 

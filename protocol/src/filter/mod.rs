@@ -80,8 +80,8 @@ fn missing(wanted: &str, at: Position, available: &[&str]) -> Problem {
     let more = available.len().saturating_sub(NAMES_SHOWN);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     let (shown, name) = (shown.join(", "), quote(wanted));
-    let hint = csv::delimiter_hint(available);
-    let detail = format!("filter: expected one of the columns {shown}{rest}, found {name} at {at}{hint}");
+    let advice = csv::column_advice(available);
+    let detail = format!("filter: expected one of the columns {shown}{rest}, found {name} at {at}{advice}");
     Problem::new(ErrorKind::ColumnNotFound, detail)
 }
 

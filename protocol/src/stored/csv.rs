@@ -278,13 +278,13 @@ fn find2(data: &[u8], a: u8, b: u8) -> Option<usize> {
     tail.iter().position(|c| *c == a || *c == b).map(|place| done + place)
 }
 
-/// What to do where a column is missed because the whole header was taken for one; empty
-/// where that is not so. It goes behind a message.
-pub fn delimiter_hint(found: &[&str]) -> String {
-    let [whole] = found else { return String::new() };
+/// What to do where a column is missed among those that were `found`, which may be a whole header
+/// that was taken for one. It goes behind a message.
+pub fn column_advice(found: &[&str]) -> String {
+    let whole = if let [whole] = found { *whole } else { "" };
     match [";", "\t", "|", ","].into_iter().find(|by| whole.contains(by)) {
         Some(by) => format!("; if this is CSV with {by:?} between its fields, set csv.delimiter = {by:?}"),
-        None => String::new(),
+        None => "; correct the name".to_owned(),
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_header_that_is_one_column_points_at_the_delimiter() {
         let check = |found: &[&str], by: Option<&str>| {
-            let hint = delimiter_hint(found);
+            let hint = column_advice(found);
             assert_eq!(by.is_some(), hint.contains("csv.delimiter"), "{found:?}: {hint}");
             assert!(
                 by.is_none_or(|by| hint.ends_with(&format!("csv.delimiter = {by:?}"))),

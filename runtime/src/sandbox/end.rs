@@ -114,7 +114,7 @@ fn memory(host: &Host) -> Option<Problem> {
     } else {
         let elements = limiter.refused_elements()?;
         format!(
-            "expected at most {} table elements, found a request that makes it {elements}",
+            "expected at most {} table elements, found a request that makes it {elements}; grow its tables less",
             limits::TABLE_ELEMENTS_MAX
         )
     };
@@ -122,10 +122,12 @@ fn memory(host: &Host) -> Option<Problem> {
 }
 
 fn trapped(error: &wasmtime::Error, trap: Option<Trap>) -> String {
+    let mut advice = "see its log";
     let found = if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         format!("that it exited with code {code}")
     } else if is_full(error) {
-        format!("more than {} open handles; drop what is no longer needed", limits::HANDLES_MAX)
+        advice = "drop what is no longer needed";
+        format!("more than {} open handles", limits::HANDLES_MAX)
     } else {
         match trap {
             Some(Trap::UnreachableCodeReached) => "that it aborted (unreachable code)".to_owned(),
@@ -133,7 +135,7 @@ fn trapped(error: &wasmtime::Error, trap: Option<Trap>) -> String {
             None => cut(&error.root_cause().to_string(), TEXT_BYTES_MAX),
         }
     };
-    format!("expected the function to return, found {found}{}", functions(error))
+    format!("expected the function to return, found {found}{}; {advice}", functions(error))
 }
 
 fn is_full(error: &wasmtime::Error) -> bool {

@@ -21,7 +21,12 @@ pub(super) fn guard<T>(
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no more is known");
         let said: String = said.chars().take(200).collect();
-        Err(Problem::new(kind, format!("{}: the decoder gave up: {said}", place())))
+        let place = place();
+        let detail = format!(
+            "{place}: expected sound data, found some at which the decoder gave up: {said}; write it again from its \
+             source"
+        );
+        Err(Problem::new(kind, detail))
     })
 }
 
@@ -42,6 +47,9 @@ mod tests {
     fn a_panic_is_a_problem() {
         let problem =
             guard::<()>(ErrorKind::ArrowCorrupt, || "here".into(), || panic!("no {}", 1)).unwrap_err();
-        assert_eq!(problem.detail, "here: the decoder gave up: no 1");
+        assert_eq!(
+            problem.detail,
+            "here: expected sound data, found some at which the decoder gave up: no 1; write it again from its source"
+        );
     }
 }

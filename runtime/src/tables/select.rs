@@ -19,7 +19,7 @@ use fanfold_protocol::{
     function::Column,
     job::SchemaRule,
     plan::Slice,
-    stored::{SAMPLE_BYTES, csv::delimiter_hint},
+    stored::{SAMPLE_BYTES, csv::column_advice},
 };
 
 use super::{
@@ -431,9 +431,9 @@ fn check_names(names: &[String], declared: &BTreeMap<String, Declared>) -> Resul
 }
 
 fn not_found(uri: &str, name: &str, available: &[&str]) -> Problem {
-    let hint = delimiter_hint(available);
+    let advice = column_advice(available);
     let (name, found) = (quote(name), listed(available));
-    let detail = format!("{uri} must have a column {name}, found these: {found}{hint}");
+    let detail = format!("{uri} must have a column {name}, found these: {found}{advice}");
     Problem::new(ErrorKind::ColumnNotFound, detail)
 }
 

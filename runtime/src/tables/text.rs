@@ -263,7 +263,9 @@ impl Text {
 }
 
 fn damaged(kind: ErrorKind, uri: &str, format: &str, error: &std::io::Error) -> Problem {
-    let detail = format!("{uri} must be sound {format} data, found: {error}; it may be truncated");
+    let detail = format!(
+        "{uri} must be sound {format} data, found: {error}; it may be truncated, write it again from its source"
+    );
     Problem::new(kind, detail)
 }
 

@@ -125,7 +125,13 @@ async fn damage_is_told() {
     problem("x", content[..content.len() - 1].to_vec(), ErrorKind::ArrowCorrupt, &["ARROW1", "truncated"])
         .await;
     let content = stream(std::slice::from_ref(&table), None);
-    problem("x", content[..content.len() - 600].to_vec(), ErrorKind::ArrowCorrupt, &["byte"]).await;
+    let again = "write the object again";
+    problem("x", content[..content.len() - 600].to_vec(), ErrorKind::ArrowCorrupt, &["byte", again]).await;
+    // Behind the schema there is no message.
+    let mut broken = content;
+    let schema = 8 + u32::from_le_bytes(broken[4..8].try_into().unwrap()) as usize;
+    broken[schema] = 0;
+    problem("x", broken, ErrorKind::ArrowCorrupt, &["ff ff ff ff", &format!("byte {schema}"), again]).await;
     // A compressed buffer that claims to be 2^62 bytes.
     let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 10_000]));
     let zeros = RecordBatch::try_from_iter([("zeros", zeros)]).unwrap();

@@ -14,7 +14,7 @@ use fanfold_protocol::{
     plan::{Like, Shape},
     stored::{
         self, BOM, Compressed, SAMPLE_BYTES, Stored,
-        csv::{Scanner, Step, delimiter_hint},
+        csv::{Scanner, Step, column_advice},
         footer::{self, FooterColumn},
     },
     uri::PinnedObject,
@@ -199,7 +199,7 @@ pub async fn check_selection(
         "{} must have a column {absent:?}, found these: {}{rest}{}",
         like.object.uri,
         shown.join(", "),
-        delimiter_hint(&names)
+        column_advice(&names)
     );
     Err(Problem::new(ErrorKind::ColumnNotFound, detail).into())
 }

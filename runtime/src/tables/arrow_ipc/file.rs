@@ -18,7 +18,7 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 
-use super::{MESSAGE_BYTES_MAX, next_piece, too_large};
+use super::{MESSAGE_BYTES_MAX, next_piece, of_object, too_large};
 use crate::tables::{
     guard::guard,
     ipc::{Frame, Origin, check_message},
@@ -191,11 +191,12 @@ impl FileReader {
             .get(range.clone())
             .ok_or_else(|| Problem::new(ErrorKind::Internal, "a block was not fetched"))?;
         let frame = Frame::read(&bytes, range.start)
-            .map_err(|p| p.within(&self.uri))?
+            .map_err(|p| of_object(p, &self.uri))?
             // The decoder takes the body from where the block says, so the two must agree.
             .filter(|frame| frame.len() == bytes.len() && frame.body as i64 == block.bodyLength())
             .ok_or_else(|| corrupt(&self.place(block), "a block of other lengths than its message"))?;
-        check_message(&bytes[..frame.len()], frame, Origin::File).map_err(|p| p.within(self.place(block)))?;
+        let place = self.place(block);
+        check_message(&bytes[..frame.len()], frame, Origin::File).map_err(|p| of_object(p, &place))?;
         Ok(Buffer::from(&bytes[..]))
     }
 

@@ -25,6 +25,14 @@ fn too_large(place: &str, bytes: u64) -> Problem {
     Problem::new(ErrorKind::DecodeLimit, detail)
 }
 
+/// What is wrong with a message, as a problem of the object that it lies in.
+fn of_object(problem: Problem, place: &str) -> Problem {
+    match problem.code {
+        ErrorKind::ArrowCorrupt => corrupt(place, &problem.detail),
+        _ => problem.within(place),
+    }
+}
+
 /// The next piece of a decoded batch, which is in the schema as [`shape::unread`] has it.
 fn next_piece(pieces: &mut Pieces, plain: &SchemaRef, uri: &str) -> Result<Option<RecordBatch>, Problem> {
     let Some(piece) = pieces.next() else { return Ok(None) };

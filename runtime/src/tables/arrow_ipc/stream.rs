@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, plan::Slice};
 use fanfold_storage::Store;
 
-use super::{MESSAGE_BYTES_MAX, corrupt, next_piece, too_large};
+use super::{MESSAGE_BYTES_MAX, corrupt, next_piece, of_object, too_large};
 use crate::tables::{
     guard::guard,
     ipc::{Frame, Messages, Origin, PREFIX_BYTES, check_message},
@@ -96,13 +96,13 @@ impl StreamReader {
         let place = || format!("{}, byte {at}", self.uri);
         self.text.fill_to(PREFIX_BYTES).await?;
         let prefix = &self.text.data()[..self.text.data().len().min(PREFIX_BYTES)];
-        let Some(metadata) = Frame::metadata_bytes(prefix, at).map_err(|p| p.within(&self.uri))? else {
+        let Some(metadata) = Frame::metadata_bytes(prefix, at).map_err(|p| of_object(p, &self.uri))? else {
             return Ok(None);
         };
         self.text.fill_to(PREFIX_BYTES + metadata).await?;
         let header = self.text.data().get(PREFIX_BYTES..PREFIX_BYTES + metadata);
         let header = header.ok_or_else(|| corrupt(&place(), "the end within a message"))?;
-        let frame = Frame::of(header, at).map_err(|p| p.within(&self.uri))?;
+        let frame = Frame::of(header, at).map_err(|p| of_object(p, &self.uri))?;
         if frame.len() as u64 > MESSAGE_BYTES_MAX {
             return Err(too_large(&place(), frame.len() as u64));
         }
@@ -114,7 +114,7 @@ impl StreamReader {
             .ok_or_else(|| corrupt(&place(), "the end within a message"))?;
         let messages = &mut self.messages;
         let batch = guard(ErrorKind::ArrowCorrupt, place, || {
-            check_message(message, frame, Origin::File).map_err(|p| p.within(place()))?;
+            check_message(message, frame, Origin::File).map_err(|p| of_object(p, &place()))?;
             messages.take(message, frame).map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
         self.text.consume(frame.len());

@@ -5,9 +5,8 @@
 //! every problem names its line. Whole lines then go to arrow-json; when it
 //! refuses, halves of them are tried for the line that is to blame. It lets
 //! some pass that are not JSON; not so where columns are told from them, since
-//! these lines told none, nor anywhere such with a comma too many. Where
-//! all columns are read, none is left out that the sample did not show, unless it is
-//! null.
+//! these lines told none, nor anywhere such with a comma too many. Where all columns are
+//! read, none is left out that the sample did not show, unless it is null.
 
 mod comma;
 mod digits;
@@ -119,8 +118,7 @@ impl JsonReader {
         let schema = settle(&uri, told.as_ref().map(|told| &told.members[..]), wanted, first)?;
         let lines_max = wide::lines_max(&schema);
         let fields = schema.fields().iter().enumerate();
-        let guessed = fields.filter(|(_, field)| wanted.declared(field.name()).is_none());
-        let guessed = guessed.map(|(at, _)| at).collect();
+        let guessed = fields.filter_map(|(n, f)| wanted.declared(f.name()).is_none().then_some(n)).collect();
         let members = told.iter().flat_map(|told| &told.members);
         let long = members.filter(|(_, shape)| *shape == Shape::Long).map(|(name, _)| name.clone()).collect();
         Ok(Self {
@@ -386,7 +384,8 @@ fn object(line: &str, place: &str) -> Result<Map<String, Value>, Problem> {
 }
 
 fn no_object(place: &str, found: &str) -> Problem {
-    Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+    let detail = format!("{place} must be one JSON object, found {found}; write one object a line");
+    Problem::new(ErrorKind::JsonMalformed, detail)
 }
 
 /// The problem with a line of which an object has a member twice.

@@ -163,7 +163,8 @@ impl Budget {
             return Ok(());
         }
         let detail = format!(
-            "pages must decompress to at most {} bytes for each stored one and {} in all, found {} out of {}",
+            "pages must decompress to at most {} bytes for each stored one and {} in all, found {} out of {}; \
+             write the object again with less compression",
             limits::DECODED_RATIO_MAX,
             limits::DECODED_BYTES_MAX,
             self.decoded,
@@ -202,7 +203,7 @@ pub(super) fn no_header(place: &str) -> Problem {
 }
 
 fn damaged(place: &str, found: &str) -> Problem {
-    let detail = format!("{place} must hold a page, found {found}; the file is damaged");
+    let detail = format!("{place} must hold a page, found {found}; write the object again from its source");
     Problem::new(ErrorKind::ParquetCorrupt, detail)
 }
 
