@@ -8,6 +8,7 @@ use std::{
 };
 
 use fanfold_tests::service::{Service, program};
+use serde_json::{Value, json};
 
 /// Shared with the examples, so that Arrow is not compiled for each template.
 fn target() -> PathBuf {
@@ -35,7 +36,16 @@ fn first_hour(template: &str, name: &str) {
     run(&work, &["new", name, "--template", template]);
     let project = work.join(name);
     lock(&project);
-    run(&project, &["build"]);
+    let built = run(&project, &["build"]);
+    for words in ["KiB)", "exports fanfold:function/handler@0.1.0", "imports fanfold:function/context@0.1.0"]
+    {
+        assert!(built.contains(words), "{words}: {built}");
+    }
+    let findings: Value = serde_json::from_str(&run(&project, &["doctor", "--output", "json"])).unwrap();
+    for what in ["guest toolchain", "gateway", "backbone", "token", "store"] {
+        let finding = findings.as_array().unwrap().iter().find(|finding| finding["what"] == what);
+        assert_eq!(finding.map(|finding| &finding["state"]), Some(&json!("good")), "{what}: {findings}");
+    }
     run(&project, &["deploy", "."]);
     let answer = run(&project, &["invoke", name]);
     assert!(!answer.trim().is_empty());
