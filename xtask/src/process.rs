@@ -18,9 +18,12 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Where cargo puts what it builds.
+/// Where cargo puts what it builds, whether a variable, a configuration or neither says where: this
+/// program lies there, below the name of its profile.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(|program| program.parent()?.parent());
+    folder.map_or_else(|| root().join("target"), Path::to_owned)
 }
 
 /// A program of the workspace, built by [`crate::setup::binaries`].

@@ -83,11 +83,17 @@ pub fn functions() -> Result<()> {
 /// Compiles the functions in these folders to components.
 pub fn functions_in(folders: &[PathBuf]) -> Result<()> {
     step("compile functions to WebAssembly", || {
-        for folder in folders {
-            run(Command::new(binary("fanfold")).arg("build").arg(folder).stdout(std::io::stderr()))?;
-        }
-        Ok(())
+        folders.iter().try_for_each(|folder| run(&mut building(folder)))
     })
+}
+
+/// Compiles the function in a folder to where the demo, the tests and the bench look for it,
+/// also where a variable or a configuration of cargo's has all crates share a folder.
+fn building(folder: &Path) -> Command {
+    let mut command = Command::new(binary("fanfold"));
+    command.arg("build").arg(folder).env("CARGO_TARGET_DIR", root().join("functions/target"));
+    command.stdout(std::io::stderr());
+    command
 }
 
 /// The folders of the example functions and of the fixtures.
@@ -196,6 +202,14 @@ fn install_debian(packages: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn functions_lie_where_they_are_looked_for() {
+        let command = building(Path::new("functions/hello"));
+        let place = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR");
+        let place = place.and_then(|(_, place)| place);
+        assert_eq!(place, Some(root().join("functions/target").as_os_str()));
+    }
 
     #[test]
     fn only_the_first_build_is_timed() -> Result<()> {
