@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fanfold_protocol::function::Export;
+use fanfold_protocol::{function::Export, limits, size::ByteSize};
 
 use settings::FunctionFile;
 use toolchain::{Search, Toolchain};
@@ -171,6 +171,9 @@ pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> 
     if needs_network(&built.imports) {
         progress(NO_NETWORK);
     }
+    if let Some(told) = beyond_default(built.size_bytes) {
+        progress(&told);
+    }
     keep_settings(&guest.dir, path, &built.settings)?;
     Ok(built)
 }
@@ -181,6 +184,18 @@ const NO_NETWORK: &str = "the component imports sockets, and there is no network
 
 fn needs_network(imports: &[String]) -> bool {
     imports.iter().any(|name| name.starts_with("wasi:sockets/"))
+}
+
+/// What is told of a component that a service refuses unless its operator has raised the bound.
+fn beyond_default(size_bytes: u64) -> Option<String> {
+    let most = limits::COMPONENT_BYTES_DEFAULT;
+    (size_bytes > most).then(|| {
+        format!(
+            "expected a component of at most {}, found {size_bytes} bytes: a service refuses it unless its operator \
+             has raised limits.component; leave out dependencies, or read data from objects",
+            ByteSize(most)
+        )
+    })
 }
 
 fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
@@ -254,6 +269,13 @@ mod tests {
         let (poll, tcp) = ("wasi:io/poll@0.2.0".to_owned(), "wasi:sockets/tcp@0.2.0".to_owned());
         assert!(needs_network(&[poll.clone(), tcp]));
         assert!(!needs_network(&[poll]));
+    }
+
+    #[test]
+    fn components_that_few_services_take_are_told_of() {
+        let most = limits::COMPONENT_BYTES_DEFAULT;
+        assert_eq!(beyond_default(most), None);
+        assert!(beyond_default(most + 1).is_some_and(|told| told.contains("at most 20MiB")));
     }
 
     #[test]
