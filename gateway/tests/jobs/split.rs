@@ -19,7 +19,7 @@ use fanfold_protocol::{
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
-use crate::world::{BUCKET, Engine, Play, World, result, succeeded};
+use crate::world::{BUCKET, Engine, Mishap, Play, World, result, succeeded};
 
 async fn plan(world: &World, engine: &Engine, more: Value) -> (JobRecord, Vec<Partition>) {
     let record = engine.submit("mapper", more).await.unwrap();
@@ -165,6 +165,23 @@ async fn parquet_is_cut_between_row_groups() {
         assert_eq!(problem.code, ErrorKind::ParquetCorrupt, "{name}: {problem}");
         assert!(problem.detail.contains(&uri), "{problem}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_row_group_is_why_its_task_takes_long() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let object = parquet(&[1, 1, 1, 1, 1, 60], 122);
+    let uri = "s3://bank/p/uneven.parquet";
+    world.store().put(&uri.parse().unwrap(), object.into(), Default::default()).await.unwrap();
+    let _worker = world.work(Play {
+        mishap: Box::new(|lease| (lease.group == 5).then_some(Mishap::Straggle)),
+        ..Play::default()
+    });
+    let job = json!({"input": uri, "split": {"target_bytes": "1B"}, "retry": {"speculation": false}});
+    let id = engine.submit("mapper", job).await.unwrap().id;
+    let record = engine.until(&id, |record| !record.slowest.is_empty()).await;
+    assert_eq!((record.partitions, &record.slowest[0].why[..]), (6, "6 times the input of others"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ use fanfold_protocol::{
 
 use crate::jobs::{
     error::{Error, Result},
-    plan::Shards,
+    plan::{Shards, split::Splitter},
     progress::{slots::LeaseSpec, stragglers::Place},
 };
 
@@ -171,14 +171,12 @@ impl Leases {
         self.outstanding.remove(place);
     }
 
-    /// Stored bytes that these tasks of the first stage read; `None` where they
-    /// read row groups, whose sizes are not in the plan.
-    pub async fn bytes(&mut self, tasks: &[u32]) -> Result<Option<u64>> {
-        let mut bytes = Some(0);
+    /// Stored bytes that these tasks of the first stage read, as far as the splitter knows.
+    pub async fn bytes(&mut self, tasks: &[u32], splitter: &Splitter) -> Result<Option<u64>> {
+        let mut bytes = Some(0_u64);
         for task in tasks {
             for slice in self.shards.partition(*task).await?.slices {
-                let size = slice.bytes.map_or(slice.object.pin.size, |range| range.end - range.start);
-                bytes = bytes.filter(|_| slice.row_groups.is_none()).map(|bytes| bytes + size);
+                bytes = bytes.zip(splitter.weight(&slice)).map(|(sum, more)| sum.saturating_add(more));
             }
         }
         Ok(bytes)

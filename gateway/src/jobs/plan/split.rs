@@ -171,6 +171,12 @@ impl Known {
         self.of.get(object)?.iter().find(|(known, _)| known == cutting).map(|(_, parts)| parts)
     }
 
+    /// Stored bytes of the part of an object that these row groups are.
+    fn weight(&self, object: &PinnedObject, row_groups: &[u32]) -> Option<u64> {
+        let mut parts = self.of.get(object)?.iter().flat_map(|(_, parts)| &parts.parts);
+        parts.find(|part| part.row_groups.as_deref() == Some(row_groups)).map(|part| part.weight)
+    }
+
     fn note(&mut self, object: &PinnedObject, cutting: &Cutting, parts: &Arc<Parts>) {
         if self.find(object, cutting).is_some() {
             return;
@@ -229,6 +235,17 @@ impl Splitter {
         let parts = Arc::new(parts);
         self.remember(object, cutting, &parts);
         Ok(parts)
+    }
+
+    /// Stored bytes of a slice. Those of row groups are not in the plan: `None` where this process
+    /// has not taken the object apart, or not lately.
+    pub fn weight(&self, slice: &Slice) -> Option<u64> {
+        let object = &slice.object;
+        match (&slice.row_groups, slice.bytes) {
+            (Some(row_groups), _) => self.known().weight(object, row_groups),
+            (None, Some(range)) => Some(range.end - range.start),
+            (None, None) => Some(object.pin.size),
+        }
     }
 
     async fn look(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
@@ -430,6 +447,7 @@ fn bounded(object: &PinnedObject, target: u64) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use fanfold_protocol::uri::{ObjectUri, Pin};
+    use fanfold_storage::{Credentials, StoreConfig};
 
     use super::*;
 
@@ -469,6 +487,35 @@ mod tests {
         assert_eq!((known.of.len(), known.order.len(), held(&known, 99, 1)), (1, 1, true));
         known.note(&object(100), &cutting(1), &parts(2 * KNOWN_PARTS));
         assert_eq!((known.of.len(), known.order.len(), known.parts), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_slice_weighs_what_its_part_did() {
+        let pin = Pin { etag: "e".to_owned(), size: 900, version_id: None };
+        let object = PinnedObject { uri: ObjectUri::new("bank", "x").unwrap(), pin };
+        let config = StoreConfig::at("http://127.0.0.1:9", Credentials::new("key", "secret"));
+        let splitter = Splitter::new(Store::connect(config).unwrap());
+        let cutting = Cutting {
+            format: Format::Parquet,
+            csv: CsvOptions::default(),
+            target: 100,
+            uncut_max: 900,
+            pruning: None,
+        };
+        let part = |groups: &[u32], weight| Part { bytes: None, row_groups: Some(groups.to_vec()), weight };
+        let parts = vec![part(&[0, 1], 80), part(&[2], 700)];
+        let parts = Arc::new(Parts { parts, uncut: None, pruned: Pruned::default() });
+        splitter.remember(&object, &cutting, &parts);
+        let slice = |groups: Option<&[u32]>, bytes| Slice {
+            object: object.clone(),
+            bytes,
+            row_groups: groups.map(<[u32]>::to_vec),
+        };
+        assert_eq!(splitter.weight(&slice(Some(&[0, 1]), None)), Some(80));
+        assert_eq!(splitter.weight(&slice(Some(&[2]), None)), Some(700));
+        assert_eq!(splitter.weight(&slice(Some(&[3]), None)), None);
+        assert_eq!(splitter.weight(&slice(None, Some(ByteRange { start: 7, end: 9 }))), Some(2));
+        assert_eq!(splitter.weight(&slice(None, None)), Some(900));
     }
 
     #[test]

@@ -59,7 +59,10 @@ impl Coordinator {
             let leased = self.live.progress().lease(stage, group, round);
             let Some(Leased { spec, second, failed }) = leased else { continue };
             let mean = self.case.plan.bytes / u64::from(self.case.plan.partitions).max(1);
-            let bytes = if stage == 0 { self.leases.bytes(&spec.tasks).await? } else { Some(0) };
+            let bytes = match stage {
+                0 => self.leases.bytes(&spec.tasks, &self.jobs.inner.splitter).await?,
+                _ => Some(0),
+            };
             told.push(SlowLease {
                 stage,
                 task: spec.tasks.first().copied().unwrap_or_default(),
