@@ -266,6 +266,31 @@ fn a_log_that_broke_off_is_followed_further() {
     assert!(!first.contains("limit") && second.contains("limit=0"), "{first} {second}");
 }
 
+#[test]
+fn a_list_that_is_cut_says_so() {
+    let here = Here::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for next in [", \"next\": \"3-0-7\"", ""] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4_096]).unwrap();
+            let body = format!("{{\"tasks\": [{{\"stage\": 0, \"task\": 7, \"state\": \"done\"}}]{next}}}");
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+    });
+    let id = "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10";
+    for is_cut in [true, false] {
+        let output = here.run(&["job", "tasks", id, "--limit", "1", "--endpoint", &endpoint]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("0/7"), "{output:?}");
+        assert_eq!(said.contains("there are more than these 1; --limit N"), is_cut, "{said}");
+    }
+}
+
 /// A store with one object, of which it gives the first half and then no more.
 fn store_that_halts() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

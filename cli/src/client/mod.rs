@@ -106,7 +106,8 @@ impl Client {
         response.text().await.map_err(|error| self.unreachable(&error))
     }
 
-    /// As many lines of a list as asked for, page by page: values, or JSON as it was written.
+    /// As many lines of a list as asked for, page by page: values, or JSON as it was written. Says
+    /// whether there are more.
     pub async fn pages<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -131,6 +132,11 @@ impl Client {
             let next = answer.get("next").map(|next| serde_json::from_str::<Option<String>>(next.get()));
             page = next.transpose()?.flatten();
             if page.is_none() || items.len() >= limit {
+                if page.is_some() || items.len() > limit {
+                    output::note(format!(
+                        "there are more than these {limit}; --limit N lists as many as you say"
+                    ));
+                }
                 items.truncate(limit);
                 return Ok(items);
             }

@@ -255,6 +255,8 @@ pub struct SlowView {
 pub struct ReceiptView {
     /// Attempts at tasks.
     pub attempts: u64,
+    /// Leases that were begun a second time because the first attempt took long.
+    pub second_attempts: u64,
     /// Tasks served from what an earlier job committed.
     pub cache_hits: u64,
     /// From submission to the end or to now, ms.
@@ -281,6 +283,8 @@ pub struct ReceiptView {
     pub bytes_in: u64,
     /// Bytes written to the store.
     pub bytes_out: u64,
+    /// Requests to the store.
+    pub store_requests: u64,
 }
 
 /// What an event named `progress` carries.

@@ -196,7 +196,8 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
     assert_eq!(listed("state=queued&function=f").await.0, std::slice::from_ref(&queued));
     assert!(listed("function=g").await.0.is_empty());
     let (first, next) = listed("limit=1").await;
-    let rest = listed(&format!("limit=1&page={}", next.as_str().unwrap())).await.0;
+    let (rest, next) = listed(&format!("limit=1&page={}", next.as_str().unwrap())).await;
+    assert!(next.is_null(), "{next}");
     assert_eq!((&first[..], &rest[..]), (&[running.clone()][..], &[queued.clone()][..]));
     for bad in ["state=failed", "page=x", "limit=0", "limit=101"] {
         service.get(&format!("/v1/invocations?{bad}")).await.is_problem(ErrorKind::InvalidRequest);

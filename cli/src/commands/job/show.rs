@@ -38,6 +38,16 @@ fn filtered(receipt: &ReceiptView) -> String {
     parts.join("; ")
 }
 
+/// CPU time and what took it.
+fn processor(receipt: &ReceiptView) -> String {
+    let ReceiptView { cpu_ms, attempts, second_attempts, .. } = *receipt;
+    let took = format!("{} in {} attempts", output::span_ms(cpu_ms), output::count(attempts));
+    match second_attempts {
+        0 => took,
+        seconds => format!("{took}; {} leases begun a second time", output::count(seconds)),
+    }
+}
+
 /// A job with its receipt.
 pub fn page(job: &JobView) -> String {
     let (tasks, receipt) = (&job.tasks, &job.receipt);
@@ -62,13 +72,7 @@ pub fn page(job: &JobView) -> String {
         ("time left", job.eta_ms.map(|eta_ms| left(eta_ms, job.eta_range_ms)).unwrap_or_default()),
         ("slowest", job.slowest.iter().map(slow).collect::<Vec<_>>().join("; ")),
         ("elapsed", output::span_ms(receipt.elapsed_ms)),
-        (
-            "processor",
-            some(
-                receipt.attempts,
-                format!("{} in {} attempts", output::span_ms(receipt.cpu_ms), receipt.attempts),
-            ),
-        ),
+        ("processor", some(receipt.attempts, processor(receipt))),
         (
             "memory",
             some(receipt.memory_bytes_peak, format!("{} at most", output::bytes(receipt.memory_bytes_peak))),
@@ -78,6 +82,10 @@ pub fn page(job: &JobView) -> String {
         (
             "bytes",
             format!("{} in, {} out", output::bytes(receipt.bytes_in), output::bytes(receipt.bytes_out)),
+        ),
+        (
+            "requests",
+            some(receipt.store_requests, format!("{} to the store", output::count(receipt.store_requests))),
         ),
         ("output", job.output.clone().unwrap_or_default()),
         ("manifest", job.manifest.clone().unwrap_or_default()),
@@ -179,6 +187,11 @@ pub fn comparison(comparison: &ComparisonView) -> String {
     }
     text.push('\n');
     text.push_str(&table.text());
+    let all = difference.run() + difference.vanished;
+    let more = all.saturating_sub(comparison.differences.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("\n{} more are not listed", output::count(more)));
+    }
     text
 }
 
@@ -214,6 +227,20 @@ mod tests {
             "{}",
             shown(&compared)
         );
+    }
+
+    #[test]
+    fn differences_that_are_not_listed_are_counted() {
+        let shown = |failed: u64, vanished: u64| {
+            let compared = serde_json::json!({
+                "of": "7", "unchanged": 3, "failed": failed, "unfinished": 0, "changed": 0, "added": 0,
+                "vanished": vanished, "run": failed,
+                "differences": [{"change": "failed", "input": ["s3://bank/in/1.csv"]}],
+            });
+            comparison(&serde_json::from_value::<ComparisonView>(compared).unwrap())
+        };
+        assert!(!shown(1, 0).contains("not listed"), "{}", shown(1, 0));
+        assert!(shown(1_200, 300).ends_with("\n1,499 more are not listed"), "{}", shown(1_200, 300));
     }
 
     #[test]
@@ -253,8 +280,8 @@ mod tests {
             "shape": "map", "state": "failed", "submitted_at": 0, "submitted": "…",
             "tasks": {"total": 4, "waiting": 0, "running": 0, "done": 3, "failed": 1}, "partitions": 4,
             "input_bytes": 5, "output": "s3://bank/out/", "warnings": [], "failures": 3,
-            "receipt": {"attempts": 6, "elapsed_ms": 1500, "wall_ms": 1, "cpu_ms": 1200, "memory_bytes_peak": 1048576,
-                "rows_in": 10_000, "rows_out": 9, "bytes_in": 1, "bytes_out": 2, "store_requests": 3},
+            "receipt": {"attempts": 6, "second_attempts": 2, "elapsed_ms": 1500, "wall_ms": 1, "cpu_ms": 1200, "memory_bytes_peak": 1048576,
+                "rows_in": 10_000, "rows_out": 9, "bytes_in": 1, "bytes_out": 2, "store_requests": 3_000},
             "problem": {"code": "task-failed", "title": "t", "detail": "tasks failed", "type": "/x", "retryable": false}
         });
         let job: JobView = serde_json::from_value(job).unwrap();
@@ -265,6 +292,8 @@ mod tests {
             "3 of 4 done",
             "10,000 in, 9 out",
             "1.50 s",
+            "1.20 s in 6 attempts; 2 leases begun a second time",
+            "3,000 to the store",
         ] {
             assert!(page.contains(part), "{page}");
         }

@@ -244,8 +244,8 @@ impl Invocations {
     }
 
     /// At most `limit` invocations that wait or run and that `fits` lets pass, in
-    /// the order of their ids, from behind one; and the last one looked at, when
-    /// there may be more.
+    /// the order of their ids, from behind one; and the last of them, when there are
+    /// more.
     ///
     /// # Errors
     /// The backbone does not answer.
@@ -268,10 +268,12 @@ impl Invocations {
                 if self.inner.is_over(&id, &live, entry.revision, BELIEVED_IN_LISTS).await {
                     continue;
                 }
-                found.push((id, live));
                 if found.len() == limit {
-                    return Ok((found, Some(id)));
+                    // This one is for the page after it.
+                    let last = found.last().map(|(id, _)| *id);
+                    return Ok((found, last));
                 }
+                found.push((id, live));
             }
             after = page.next;
             if after.is_none() {
