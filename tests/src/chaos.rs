@@ -41,12 +41,18 @@ pub struct Chaos {
     pub troubles: Troubles,
 }
 
-/// What the jobs run, by kind of job.
-pub(crate) const FUNCTIONS: [&str; 2] = ["column-stats", "normalize"];
+/// What the jobs run, by kind of job: an aggregate, a map, an aggregate by key.
+pub(crate) const FUNCTIONS: [&str; 3] = ["column-stats", "normalize", "spend-by-customer"];
+/// The kind whose answer is no table.
+const ANSWERS: usize = 0;
+/// The kind that reads orders.
+const GROUPS: usize = 2;
 const CLIENTS: usize = 3;
 /// Objects of the input, and rows of each.
 const OBJECTS: u64 = 24;
 const ROWS: u64 = 200;
+/// Customers of all orders, whom each object has some of.
+const CUSTOMERS: u64 = 37;
 /// From a restart until the service answers (F1).
 const READY_MAX: Duration = Duration::from_secs(5);
 /// What answers that never end add to that: one is given up within it (F8), and a start may meet several. Reads
@@ -199,6 +205,11 @@ pub(crate) async fn put_tables(service: &Service) -> Result<()> {
     for object in 0..OBJECTS {
         let rows: String = (0..ROWS).map(|row| format!("{}\n", object * ROWS + row)).collect();
         service.put(&format!("s3://chaos/in/{object:03}.csv"), format!("x\n{rows}")).await?;
+        let order = |row: u64| format!("c{},{row}.25\n", (object * ROWS + row) % CUSTOMERS);
+        let orders: String = (0..ROWS / 2).map(order).collect();
+        service
+            .put(&format!("s3://chaos/orders/{object:03}.csv"), format!("customer,amount\n{orders}"))
+            .await?;
     }
     Ok(())
 }
@@ -207,13 +218,13 @@ pub(crate) async fn put_tables(service: &Service) -> Result<()> {
 pub(crate) struct Calm {
     stats: Value,
     /// By kind of job: the answer, or the bytes of the tables, in order.
-    answers: [Vec<u8>; 2],
+    answers: [Vec<u8>; FUNCTIONS.len()],
 }
 
 impl Calm {
     pub(crate) async fn measure(address: &Address, store: &Store) -> Result<Self> {
         let mut calm = Self { stats: Value::Null, answers: Default::default() };
-        for kind in 0..2 {
+        for kind in 0..FUNCTIONS.len() {
             let (document, output) = calm.document_of(kind, "calm");
             let job = accept(address, &document, &output, Instant::now()).await?;
             let shown = ended(address, &job, Instant::now() + SETTLED_MAX).await?;
@@ -221,7 +232,7 @@ impl Calm {
                 shown["state"] == "succeeded",
                 "expected a job without trouble to succeed, found {shown}"
             );
-            if kind == 0 {
+            if kind == ANSWERS {
                 calm.stats = shown["result"].clone();
             }
             calm.answers[kind] = given(store, kind, &output).await?;
@@ -232,7 +243,7 @@ impl Calm {
     /// A job with its key and output, drawn by its number.
     fn document(&self, number: usize, seed: u64) -> (String, Value, String) {
         let name = format!("{seed}-{number}");
-        let (document, output) = self.document_of(number % 2, &name);
+        let (document, output) = self.document_of(number % FUNCTIONS.len(), &name);
         (name, document, output)
     }
 
@@ -242,9 +253,10 @@ impl Calm {
         let params = json!({ "method": "minmax", "stats": self.stats });
         let document = json!({
             "function": function,
-            "input": "s3://chaos/in/",
+            "input": if kind == GROUPS { "s3://chaos/orders/" } else { "s3://chaos/in/" },
             "output": output,
-            "params": if kind == 0 { json!({}) } else { params },
+            "params": if function == "normalize" { params } else { json!({}) },
+            "reducers": (kind == GROUPS).then_some(3),
             // Neither is what others did taken over, nor are tasks packed together.
             "cache": false,
             "split": { "target_bytes": "400B" },
@@ -256,7 +268,7 @@ impl Calm {
 
 /// What a job has published: its answer, or its rows as they are stored.
 async fn given(store: &Store, kind: usize, output: &str) -> Result<Vec<u8>> {
-    if kind == 0 {
+    if kind == ANSWERS {
         return Ok(store.get(&format!("{output}result.json").parse()?, None).await?.to_vec());
     }
     let manifest = store.get(&format!("{output}_manifest.json").parse()?, None).await?;
@@ -365,7 +377,8 @@ async fn compare(
             let again = accept(address, document, key, Instant::now()).await?;
             ensure!(again == *job, "expected {key} to mean {job}, found {again}");
         }
-        let kind = usize::from(document["function"] == "normalize");
+        let kind = FUNCTIONS.iter().position(|function| document["function"] == *function);
+        let kind = kind.context("expected a function of some kind")?;
         let found = given(store, kind, output).await?;
         ensure!(
             found == calm.answers[kind],
@@ -378,10 +391,10 @@ async fn compare(
     let listed = listed["jobs"].as_array().context("expected a list of jobs")?;
     let known: BTreeSet<&str> = listed.iter().filter_map(|job| job["id"].as_str()).collect();
     let accepted: BTreeSet<&str> = history.iter().map(|operation| operation.job.as_str()).collect();
-    // The two that ran without trouble are the others.
+    // Those that ran without trouble are the others.
     let strangers = known.difference(&accepted).count();
     ensure!(
-        accepted.is_subset(&known) && strangers == 2,
+        accepted.is_subset(&known) && strangers == FUNCTIONS.len(),
         "expected the accepted jobs and no other, found {strangers} others"
     );
     Ok(())
