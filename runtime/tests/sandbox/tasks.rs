@@ -722,6 +722,56 @@ async fn of_two_attempts_one_counts_and_the_other_leaves_nothing() {
     works.stop().await;
 }
 
+/// Fault F13: every lease delivered one to five times, in another order. Of each one commit stands, what the commits
+/// name is what it is of a single delivery, and nothing else is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_come_often_and_in_any_order_have_the_effects_of_one() {
+    const LEASES: u32 = 15;
+    let works = Works::start(tables("", 0, '"')).await;
+    let mut parts = Vec::new();
+    for group in 0..LEASES {
+        parts.push(works.partition(&format!("in/{group}.csv"), &format!("id\n{group}\n")).await);
+    }
+    let mut seen = Vec::new();
+    for (place, most) in [("once", 1), ("often", 5)] {
+        let (job, mut messages) = (Uuid::now_v7(), Vec::new());
+        for (group, part) in (0..).zip(&parts) {
+            let work = match group % 3 {
+                0 => Work::Accumulate(part.clone()),
+                _ => Work::Map(part.clone()),
+            };
+            let mut lease = works.lease(0, group, vec![work]);
+            (lease.job, lease.common.output) = (job, format!("s3://bank/{place}/").parse().unwrap());
+            let payload = serde_json::to_vec(&lease).unwrap();
+            let copy = |copy: u32| Message::new(format!("{place} {group} {copy}"), payload.clone());
+            messages.extend((0..=group % most).map(copy));
+        }
+        messages.sort_by_key(|message| Digest::of(message.id.as_bytes()).prefix());
+        works.platform.backbone.enqueue(keys::TASK_QUEUE, messages).await.unwrap();
+        works.settled().await;
+        let (mut effects, mut named) = (Vec::new(), Vec::new());
+        for group in 0..LEASES {
+            let key = keys::commit(&job, 0, group, 0);
+            let commit = works.platform.get(&format!("s3://fanfold/{key}")).await;
+            let commit: Commit = serde_json::from_slice(&commit).unwrap();
+            effects.push(match &commit.tasks[0].outcome {
+                TaskOutcome::Table(Some(table)) => {
+                    named.push(table.uri.key().to_owned());
+                    works.platform.get(&table.uri.to_string()).await
+                }
+                TaskOutcome::State(StateRef::Inline(state)) => state.clone().into(),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(works.keys("fanfold", &keys::commits(&job)).await.len(), LEASES as usize);
+        named.sort();
+        assert_eq!(works.keys("bank", &format!("{place}/")).await, named);
+        seen.push(effects);
+    }
+    assert!(seen[0] == seen[1], "other bytes");
+    works.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_given_back_when_the_store_fails() {
     let works = Works::start(tables("", 0, '"')).await;
