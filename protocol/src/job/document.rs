@@ -148,7 +148,7 @@ impl Default for RetryOptions {
 pub struct JobLimits {
     /// Memory of a task; the function's when absent.
     pub memory: Option<ByteSize>,
-    /// Wall time of a task; 5 min when absent.
+    /// Wall time of a task; the function's when absent, or 5 min where it has none.
     pub task_timeout: Option<Span>,
     /// Partitions that may fail without failing the job, such as `3` or `5%`.
     pub tolerated_failures: Tolerance,
