@@ -19,7 +19,10 @@ use fanfold_protocol::{
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
-use crate::world::{BUCKET, Engine, Mishap, Play, World, result, succeeded};
+use crate::{
+    way::{Trouble, Way},
+    world::{BUCKET, Engine, Mishap, Play, World, result, succeeded},
+};
 
 async fn plan(world: &World, engine: &Engine, more: Value) -> (JobRecord, Vec<Partition>) {
     let record = engine.submit("mapper", more).await.unwrap();
@@ -165,6 +168,25 @@ async fn parquet_is_cut_between_row_groups() {
         assert_eq!(problem.code, ErrorKind::ParquetCorrupt, "{name}: {problem}");
         assert!(problem.detail.contains(&uri), "{problem}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_are_read_side_by_side() {
+    let world = World::new().await;
+    for n in 0..20 {
+        let uri = format!("s3://bank/p/{n:02}.parquet").parse().unwrap();
+        world.store().put(&uri, parquet(&[30, 30], 60).into(), Default::default()).await.unwrap();
+    }
+    let way = Way::to(world.store(), Trouble::Hold, |asked| asked.contains(".parquet")).await;
+    let engine = world.engine_by(&way, |_| ()).await;
+    way.shut();
+    let job = json!({"input": "s3://bank/p/", "split": {"target_bytes": "40B"}});
+    let all_wait = async {
+        way.met(16).await;
+        way.open();
+    };
+    let (record, ()) = tokio::join!(engine.submit("mapper", job), all_wait);
+    assert_eq!(record.unwrap().partitions, 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ use super::{
     filter,
     input::Found,
     pack::Packer,
-    split::{Cutting, Splitter, Uncut},
+    split::{Cutting, FOOTERS_AT_ONCE, Splitter, Uncut},
     submit::{Draft, Sampling},
     union,
 };
@@ -42,8 +42,6 @@ use crate::jobs::{
 const SHARDS_IN_FLIGHT: usize = 4;
 /// Shards held by a reader: leases ask for neighbours.
 const SHARDS_HELD: usize = 2;
-/// Objects of one job that are looked at at once.
-const SPLITS_AT_ONCE: usize = 4;
 
 /// Takes the objects apart and writes the partitions, the job and what the head
 /// will be, under an id that nobody else plans under. What is done already of an
@@ -187,7 +185,7 @@ async fn take_apart(
         let parts = splitter.split(&object, cutting).await?;
         Ok::<_, Error>((object, parts))
     };
-    let mut objects = std::pin::pin!(stream::iter(objects).map(split).buffered(SPLITS_AT_ONCE));
+    let mut objects = std::pin::pin!(stream::iter(objects).map(split).buffered(FOOTERS_AT_ONCE));
     while let Some((object, parts)) = objects.try_next().await? {
         match parts.uncut {
             Some(Uncut::Compressed) => compressed.note(&object.uri),

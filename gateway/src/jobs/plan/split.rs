@@ -37,6 +37,9 @@ use crate::jobs::error::{Error, Result, about_input};
 
 /// Objects looked at at once, over all jobs: each holds some chunks.
 const OBJECTS_AT_ONCE: usize = 4;
+/// Objects at once of which only a footer is read, over all jobs: mostly 64 KiB, for which the store
+/// takes much longer than the planner.
+pub(super) const FOOTERS_AT_ONCE: usize = 16;
 /// How CSV is read from end to end.
 const SCAN: ReadAhead = ReadAhead { chunk_bytes: 4 << 20, parallel: 4 };
 /// Chunks of one object that are scanned at once, at most.
@@ -153,6 +156,7 @@ impl Parts {
 pub struct Splitter {
     store: Store,
     room: Semaphore,
+    footers: Semaphore,
     known: Mutex<Known>,
 }
 
@@ -205,7 +209,8 @@ impl Known {
 impl Splitter {
     /// A splitter of this store's objects.
     pub fn new(store: Store) -> Self {
-        Self { store, room: Semaphore::new(OBJECTS_AT_ONCE), known: Mutex::default() }
+        let (room, footers) = (Semaphore::new(OBJECTS_AT_ONCE), Semaphore::new(FOOTERS_AT_ONCE));
+        Self { store, room, footers, known: Mutex::default() }
     }
 
     /// The parts of an object.
@@ -224,7 +229,8 @@ impl Splitter {
         if let Some(parts) = self.recall(object, cutting) {
             return Ok(parts);
         }
-        let _room = self.room.acquire().await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
+        let room = if is_parquet(object, cutting) { &self.footers } else { &self.room };
+        let _room = room.acquire().await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
         let parts = match self.look(object, cutting).await {
             // One task for it is what its size asks for, and its reader tells what is wrong with it.
             Ok(Parts { uncut: Some(_), .. }) | Err(Error::Refused(_)) if size <= cutting.uncut_max => {
@@ -250,8 +256,7 @@ impl Splitter {
 
     async fn look(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
         let (uri, size) = (&object.uri, object.pin.size);
-        let parquet = cutting.format == Format::Auto && stored::is_parquet_by_name(uri.key());
-        if parquet || cutting.format == Format::Parquet {
+        if is_parquet(object, cutting) {
             return self.row_groups(object, cutting).await;
         }
         let head = self.read(object, 0..size.min(SAMPLE_BYTES as u64)).await?;
@@ -404,6 +409,14 @@ impl Splitter {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::Refused(crate::problem::internal(e)))
+}
+
+/// Whether an object is Parquet without a look at it.
+fn is_parquet(object: &PinnedObject, cutting: &Cutting) -> bool {
+    match cutting.format {
+        Format::Auto => stored::is_parquet_by_name(object.uri.key()),
+        format => format == Format::Parquet,
+    }
 }
 
 /// An object within the target: its name is all that is asked.
