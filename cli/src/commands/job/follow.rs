@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::show;
 use crate::{
-    client::{Client, Event, Events, FailureView, JobView, ProgressView, SkippedView},
+    client::{Client, Event, Events, FailureView, JobView, ProgressView, ReceiptView, SkippedView},
     error::{Error, Result, Unanswered},
     output,
 };
@@ -276,15 +276,16 @@ impl Telling {
 }
 
 fn text(progress: &ProgressView) -> String {
-    let rows = progress.receipt.rows_in;
-    let mut text = if rows == 0 { String::new() } else { format!("{} rows", output::count(rows)) };
-    if progress.tasks.failed > 0 {
-        text.push_str(&format!(" {} failed", progress.tasks.failed));
-    }
-    if let Some(eta_ms) = progress.eta_ms {
-        text.push_str(&format!(" {} left", show::left(eta_ms, progress.eta_range_ms)));
-    }
-    text.trim_start().to_owned()
+    let ReceiptView { rows_in, bytes_in, .. } = progress.receipt;
+    let failed = progress.tasks.failed;
+    let some = |number: u64, text: String| (number > 0).then_some(text);
+    let parts = [
+        some(rows_in, format!("{} rows", output::count(rows_in))),
+        some(bytes_in, format!("{} read", output::bytes(bytes_in))),
+        some(failed, format!("{failed} failed")),
+        progress.eta_ms.map(|eta_ms| format!("{} left", show::left(eta_ms, progress.eta_range_ms))),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn failure_text(failure: &FailureView) -> String {
@@ -320,10 +321,13 @@ mod tests {
     fn progress_and_failures_are_told() {
         let progress = serde_json::json!({
             "tasks": {"total": 32, "waiting": 2, "running": 2, "done": 27, "failed": 1},
-            "eta_ms": 4_000, "eta_range_ms": [3_000, 5_000], "receipt": {"attempts": 28, "rows_in": 1_234_567, "wall_ms": 1}
+            "eta_ms": 4_000, "eta_range_ms": [3_000, 5_000], "receipt": {"attempts": 28, "rows_in": 1_234_567, "bytes_in": 3 << 20, "wall_ms": 1}
         });
         let progress: ProgressView = serde_json::from_value(progress).unwrap();
-        assert_eq!(text(&progress), "1,234,567 rows 1 failed 4.00 s (3.00 s to 5.00 s) left");
+        assert_eq!(
+            text(&progress),
+            "1,234,567 rows, 3.00 MiB read, 1 failed, 4.00 s (3.00 s to 5.00 s) left"
+        );
         assert_eq!(text(&ProgressView::default()), "");
         let failure = serde_json::json!({
             "number": 1, "stage": 0, "task": 7, "attempt": 1, "given_up": false,
