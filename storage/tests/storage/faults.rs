@@ -183,6 +183,40 @@ async fn a_lost_answer_does_not_lose_the_win() {
     server.stop().await;
 }
 
+/// S3 answers 409 to one of two conditional writes that meet: whoever gets it tries again, and then it ends as if they
+/// had come one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_meets_another_is_tried_again() {
+    let (server, left) = (Embedded::start().await, Arc::new(AtomicU64::new(0)));
+    let meets = Arc::clone(&left);
+    let address = proxy::start_instead(server.address, move |request| {
+        if request.method() != "PUT" {
+            return None;
+        }
+        meets.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).ok()?;
+        Some(proxy::saying(409, "ConditionalRequestConflict", "it meets another"))
+    })
+    .await;
+    let store = Store::connect(config(&server, address)).unwrap();
+    server.store().create_bucket("met").await.unwrap();
+    let at = uri("met", "commit");
+    let put = async |writer: &'static str, times: u64| {
+        left.store(times, SeqCst);
+        let put = store.put_if_absent(&at, writer.into(), writer, PutOptions::default()).await.unwrap();
+        assert_eq!(left.load(SeqCst), 0, "{writer} met others");
+        put
+    };
+    let PutOutcome::Created(pin) = put("me", 2).await else { panic!("expected to be the first") };
+    assert_eq!(put("they", 1).await, PutOutcome::Exists);
+    // Only the conflict was heard of a write that went well.
+    assert_eq!(put("me", 1).await, PutOutcome::Created(pin.clone()));
+    left.store(1, SeqCst);
+    let over = PutOptions { if_match: Some(pin.etag), ..PutOptions::default() };
+    store.put(&at, "next".into(), over).await.unwrap();
+    assert_eq!((left.load(SeqCst), server.store().get(&at, None).await.unwrap()), (0, "next".into()));
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completion_whose_answer_was_lost_is_complete() {
     let (server, left) = (Embedded::start().await, Arc::new(AtomicU64::new(1)));
