@@ -23,6 +23,7 @@ mod full_disk;
 mod functions;
 mod grouping;
 mod hosts;
+mod job_commands;
 mod peers;
 mod quarantine;
 mod restart;
