@@ -65,6 +65,11 @@ async fn few_objects_stand_for_all() {
     assert_eq!(settled(&world, &engine, "floats", json!({"schema": "same"})).await, "");
     assert_eq!(settled(&world, &engine, "floats", json!({"filter": "v = 1"})).await, "");
     assert_eq!(settled(&world, &engine, "floats", json!({"filter": "w = 1"})).await, "a.csv d.csv");
+    // Without a record they have no columns that others lack.
+    for name in ["n.csv", "n.jsonl"] {
+        world.put(&format!("s3://bank/u/{name}"), "\n").await;
+    }
+    assert_eq!(settled(&world, &engine, "mapper", json!({"columns": ["v"]})).await, "a.csv c.csv");
     // One that is compressed tells nothing before it is read.
     let gzip = [0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0].to_vec();
     world

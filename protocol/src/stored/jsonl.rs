@@ -154,6 +154,9 @@ pub struct Sample {
 }
 
 /// Looks at the lines of an object that begins with `data`.
+///
+/// # Errors
+/// `empty-object` where the whole object holds no line; `decode-limit` for too many members.
 pub fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Sample, Problem> {
     let mut at = if data.starts_with(BOM) { BOM.len() } else { 0 };
     let data = &data[at..];
@@ -177,7 +180,8 @@ pub fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Sample, Problem> {
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
     }
-    if any {
+    // Behind blank lines as long as the sample others may follow.
+    if any || !ended || end < data.len() {
         return Ok(Sample { members: joined.list, malformed });
     }
     let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
@@ -354,6 +358,19 @@ mod tests {
                 assert_eq!(seen(&text.as_bytes()[..SAMPLE_BYTES]), seen(text.as_bytes()), "{beyond}");
             }
         }
+    }
+
+    #[test]
+    fn blank_lines_are_all_there_is_only_where_the_object_ends() {
+        let check = |lines: usize, ended, expected: Result<usize, ErrorKind>| {
+            let found = sample("s3://bank/a", "\n".repeat(lines).as_bytes(), ended);
+            let found = found.map(|sample| sample.members.len()).map_err(|problem| problem.code);
+            assert_eq!(found, expected, "{lines}, {ended}");
+        };
+        check(2, true, Err(ErrorKind::EmptyObject));
+        check(SAMPLE_BYTES, true, Err(ErrorKind::EmptyObject));
+        check(SAMPLE_BYTES, false, Ok(0));
+        check(SAMPLE_BYTES + 1, true, Ok(0));
     }
 
     #[test]

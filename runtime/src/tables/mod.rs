@@ -33,6 +33,7 @@ mod convert;
 mod csv;
 mod filter;
 mod fixed;
+mod gathered;
 mod guard;
 mod gzip;
 mod head;

@@ -10,7 +10,6 @@ use std::{collections::VecDeque, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    compute::concat_batches,
     datatypes::{Field, Schema, SchemaRef},
 };
 use fanfold_protocol::{
@@ -25,11 +24,12 @@ use fanfold_protocol::{
 use fanfold_storage::Store;
 
 use super::{
-    BATCH_ROWS_MAX, Skipped, TableSource,
+    Skipped, TableSource,
     arrow_ipc::{FileReader, StreamReader},
     csv::CsvReader,
     filter::RowFilter,
     fixed::FixedColumns,
+    gathered::Gathered,
     head::{beginning, head},
     jsonl::JsonReader,
     objects::ObjectRow,
@@ -41,10 +41,6 @@ use super::{
     shuffle::MergedRows,
     union::Union,
 };
-
-/// A batch of at least this weight is given out as it is: what each costs by itself does not count beside it,
-/// and it stays in a near cache on its way through the guest.
-const ENOUGH_BYTES: usize = 1 << 20;
 
 /// A table being read. Dropped, it stops reading ahead.
 pub struct TableReader {
@@ -100,14 +96,8 @@ enum Decoder {
     Jsonl(Box<JsonReader>),
     ArrowFile(Box<FileReader>),
     ArrowStream(Box<StreamReader>),
-}
-
-/// Small pieces that become one batch.
-#[derive(Default)]
-struct Gathered {
-    pieces: Vec<RecordBatch>,
-    rows: usize,
-    bytes: usize,
+    /// Text in which no record is, as these columns.
+    Blank(SchemaRef),
 }
 
 impl std::fmt::Debug for TableReader {
@@ -209,7 +199,7 @@ impl TableReader {
     }
 
     /// The next batch: at most [`limits::BATCH_BYTES_MAX`] as Arrow IPC and
-    /// [`BATCH_ROWS_MAX`] rows, and not much smaller than 1 MiB unless the table
+    /// [`super::BATCH_ROWS_MAX`] rows, and not much smaller than 1 MiB unless the table
     /// ends. `None` after the last; after an error there is no next one. Not
     /// cancellation safe.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
@@ -295,36 +285,25 @@ impl TableReader {
     }
 }
 
-impl Gathered {
-    /// Adds a piece; gives a batch when there is enough for one.
-    fn add(&mut self, piece: RecordBatch, schema: &SchemaRef) -> Result<Option<RecordBatch>, Problem> {
-        let (rows, bytes) = (piece.num_rows(), shape::ipc_bytes(&piece));
-        let fits =
-            self.rows + rows <= BATCH_ROWS_MAX && (self.bytes + bytes) as u64 <= limits::BATCH_BYTES_MAX;
-        let full = if fits { None } else { self.take(schema)? };
-        self.rows += rows;
-        self.bytes += bytes;
-        self.pieces.push(piece);
-        if full.is_none() && (self.bytes >= ENOUGH_BYTES || self.rows == BATCH_ROWS_MAX) {
-            return self.take(schema);
-        }
-        Ok(full)
-    }
-
-    fn take(&mut self, schema: &SchemaRef) -> Result<Option<RecordBatch>, Problem> {
-        let Self { mut pieces, .. } = std::mem::take(self);
-        if pieces.len() <= 1 {
-            return Ok(pieces.pop());
-        }
-        let joined = concat_batches(schema, &pieces);
-        joined
-            .map(Some)
-            .map_err(|e| Problem::new(ErrorKind::Internal, format!("batches could not be joined: {e}")))
-    }
-}
-
 impl Decoder {
+    /// Opens a slice. Text in which no record is has no rows where it need not tell its columns.
     async fn open(
+        store: &Store,
+        slice: &Slice,
+        asked: Format,
+        csv: &CsvOptions,
+        wanted: &Wanted,
+        first: Option<&First>,
+    ) -> Result<Self, Problem> {
+        match Self::open_table(store, slice, asked, csv, wanted, first).await {
+            Err(refusal) if is_blank(&refusal, &slice.object) => {
+                wanted.of_nothing(first).map(Self::Blank).ok_or(refusal)
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_table(
         store: &Store,
         slice: &Slice,
         asked: Format,
@@ -410,6 +389,7 @@ impl Decoder {
             Self::Jsonl(r) => r.schema(),
             Self::ArrowFile(r) => r.schema(),
             Self::ArrowStream(r) => r.schema(),
+            Self::Blank(schema) => schema,
         }
     }
 
@@ -423,8 +403,14 @@ impl Decoder {
             Self::Jsonl(r) => r.next().await,
             Self::ArrowFile(r) => r.next().await,
             Self::ArrowStream(r) => r.next().await,
+            Self::Blank(_) => Ok(None),
         }
     }
+}
+
+/// Whether an object that is refused so has content, and no record in it.
+fn is_blank(refusal: &Problem, object: &PinnedObject) -> bool {
+    refusal.code == ErrorKind::EmptyObject && object.pin.size > 0
 }
 
 fn plain(schema: &Schema) -> SchemaRef {
@@ -484,7 +470,11 @@ async fn unite(
     let mut union = Union::default();
     for object in of.objects() {
         let slice = Slice::whole(object.clone());
-        let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
+        let decoder = match Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await {
+            // The first is the largest and settles the table: it is refused as it would be without a union.
+            Err(refusal) if is_blank(&refusal, object) && *object != of.object => continue,
+            opened => opened?,
+        };
         let undeclared = decoder.schema().fields().iter().filter(|f| wanted.declared(f.name()).is_none());
         union.add(&object.uri.to_string(), undeclared, decoder.guessed())?;
     }

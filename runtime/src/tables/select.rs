@@ -168,6 +168,20 @@ impl Wanted {
         Schema::new(self.names.iter().flatten().filter_map(field).collect::<Vec<_>>())
     }
 
+    /// The wanted columns of an object that says nothing of them, where it need not: another one has settled them, or
+    /// the function declares them all.
+    pub(super) fn of_nothing(&self, first: Option<&First>) -> Option<SchemaRef> {
+        if let Some(first) = first {
+            return Some(Arc::clone(&first.stored));
+        }
+        let names = self.names.as_ref().filter(|_| self.is_declared())?;
+        let field = |name: &String| {
+            let declared = self.declared.get(name)?;
+            Some(Field::new(name, shape::plain_type(&declared.data_type), true))
+        };
+        Some(Arc::new(Schema::new(names.iter().filter_map(field).collect::<Vec<_>>())))
+    }
+
     /// Whether the function declares the type of every wanted column.
     pub(super) fn is_declared(&self) -> bool {
         self.names.as_ref().is_some_and(|names| names.iter().all(|name| self.declared.contains_key(name)))

@@ -2,16 +2,21 @@
 //! Which columns come, what format an object has, and objects that are not as
 //! they were.
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, Decimal128Array, Float64Array, RecordBatch},
     datatypes::{DataType, Field, Schema},
     ipc::writer::FileWriter,
 };
-use fanfold_protocol::{ErrorKind, job::Format};
-use fanfold_runtime::tables::TableReader;
+use fanfold_protocol::{
+    ErrorKind,
+    job::{Format, SchemaRule},
+    stored::SAMPLE_BYTES,
+};
+use fanfold_runtime::tables::{TableReader, TableSource};
 use fanfold_storage::PutOptions;
+use flate2::{Compression, write::GzEncoder};
 
 use crate::support::*;
 
@@ -148,4 +153,60 @@ async fn an_object_must_be_as_it_was() {
         let found = TableReader::open(store.clone(), source(&[slice])).await;
         check_problem(found, ErrorKind::ObjectNotFound, &[&uri]);
     }
+}
+
+/// As writers of many parts leave it where there were no rows for one.
+#[tokio::test]
+async fn text_without_a_record_has_no_rows_where_it_need_not_tell_its_columns() {
+    let store = store();
+    let gzip = |text: &str| {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        gzip.finish().unwrap()
+    };
+    for (name, text) in [("csv", "a,b\n1,x\n"), ("jsonl", "{\"a\":1,\"b\":\"x\"}\n")] {
+        let good = put(&store, &format!("good.{name}"), text).await;
+        for nothing in ["\n", "\u{feff}", "\r\n\n"] {
+            let plain = put(&store, &format!("nothing.{name}"), nothing).await;
+            let packed = put(&store, &format!("nothing.{name}.gz"), gzip(nothing)).await;
+            for blank in [plain, packed, put(&store, &format!("no.{name}.gz"), gzip("")).await] {
+                let told = source(&[good.clone(), blank.clone(), good.clone()]);
+                let united = TableSource { schema: SchemaRule::Union, ..told.clone() };
+                for source in [told, united] {
+                    let batch = read(&store, source).await.unwrap();
+                    assert_eq!(types(&batch), ["a Int64", "b Utf8"], "{name} {nothing:?}");
+                    assert_eq!(rows(&batch), ["1|x", "1|x"], "{name} {nothing:?}");
+                }
+                let declared = declare(&[("a", "Float64", false), ("b", "Utf8", true)]);
+                for (slices, expected) in [(vec![blank.clone(), good.clone()], 1), (vec![blank.clone()], 0)] {
+                    let source = TableSource { declared: declared.clone(), ..source(&slices) };
+                    let batch = read(&store, source).await.unwrap();
+                    assert_eq!(types(&batch), ["a Float64", "b Utf8"], "{name} {nothing:?}");
+                    assert_eq!(batch.num_rows(), expected, "{name} {nothing:?}");
+                }
+                let uri = blank.object.uri.to_string();
+                check_problem(read(&store, source(&[blank])).await, ErrorKind::EmptyObject, &[&uri]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn blank_lines_as_long_as_a_sample_hide_no_rows() {
+    let store = store();
+    let late = format!("{}{{\"a\":2}}\n", "\n".repeat(SAMPLE_BYTES + 1));
+    let late = put(&store, "late.jsonl", late).await;
+    let good = put(&store, "good.jsonl", "{\"a\":1}\n").await;
+    let told = read(&store, source(&[good, late.clone()])).await.unwrap();
+    assert_eq!(rows(&told), ["1", "2"]);
+    let declared = declare(&[("a", "Int64", true)]);
+    let declared =
+        read(&store, TableSource { declared, ..source(std::slice::from_ref(&late)) }).await.unwrap();
+    assert_eq!(rows(&declared), ["2"]);
+    let uri = late.object.uri.to_string();
+    check_problem(
+        read(&store, source(&[late])).await,
+        ErrorKind::SchemaMismatch,
+        &[&uri, "name the columns"],
+    );
 }

@@ -169,8 +169,13 @@ fn of_head(uri: &str, stored: Stored, head: &Bytes, csv: &CsvOptions, ended: boo
     match stored {
         Stored::Csv => of_csv(uri, head, csv, ended),
         Stored::Jsonl => {
-            // What is wrong with it, its reader tells.
-            let members = jsonl::sample(uri, head, ended).ok()?.members;
+            let members = match jsonl::sample(uri, head, ended) {
+                Ok(sample) => sample.members,
+                // Without a line it has no columns either.
+                Err(refusal) if refusal.code == ErrorKind::EmptyObject => Vec::new(),
+                // What is wrong with it, its reader tells.
+                Err(_) => return None,
+            };
             let seen = |(name, shape): (String, Shape)| (name, format!("{shape:?}"));
             Some(members.into_iter().map(seen).collect())
         }
@@ -203,6 +208,7 @@ fn of_csv(uri: &str, head: &[u8], csv: &CsvOptions, ended: bool) -> Option<Vec<S
         match scanner.record(text, at, ended, limits::COLUMNS_MAX, &mut fields) {
             Ok(Step::Blank { next }) => at = next,
             Ok(Step::Record { next, .. }) => break next,
+            Ok(Step::Incomplete) if ended => return Some(Vec::new()),
             Ok(Step::Incomplete) | Err(_) => return None,
         }
     };
