@@ -239,6 +239,20 @@ async fn customers_are_grouped_without_a_map_and_refused_where_they_cannot_be() 
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines, ["customer,orders,spend,largest", ",1,1.0,1.0", "Ada,1,3.0,3.0", "Li,2,7.5,5.0"]);
 
+    // Of nothing it makes a table without rows.
+    let nothing = run(
+        &client,
+        json!({
+            "function": "spend-by-customer", "input": "s3://shop/none/", "output": "s3://shop/nothing/",
+            "output_format": "csv",
+        }),
+    )
+    .await;
+    assert_eq!((&nothing["partitions"], &nothing["tasks"]["total"]), (&json!(0), &json!(1)), "{nothing}");
+    assert!(nothing["warnings"].to_string().contains("the input holds nothing"), "{nothing}");
+    let text = String::from_utf8(parts(&client, &service, &nothing).await.concat()).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), ["customer,orders,spend,largest"]);
+
     // A map and its aggregate at once: the table and the answer.
     let mut job = json!({
         "function": "order-report", "input": "s3://shop/in/", "output": "s3://shop/clean/",
