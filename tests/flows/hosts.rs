@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use fanfold_tests::{
+    chaos::Address,
     hosts::{Deployment, Plan, Release, SYSTEM_BUCKET, TOKEN, is_over},
     network,
+    promises::Caller,
     proxy::Troubles,
 };
 use rustix::process::Signal;
@@ -208,8 +210,15 @@ async fn another_moves_in(deployment: &mut Deployment, result: &Value) {
     assert_eq!(deployment.ask("GET", &others, "text/plain", "").await.unwrap().0, 404);
 }
 
+/// Submits a job, and gives its id once it has begun.
+async fn begin(deployment: &Deployment, name: &str) -> String {
+    let id = deployment.submit("gateway-1", &job(name)).await.unwrap();
+    deployment.job("gateway-1", &id, PATIENCE, has_begun).await.unwrap();
+    id
+}
+
 /// Hosts with addresses of their own are cut off from each other, halted, and
-/// lose the leader of NATS, while jobs run.
+/// lose the leader of NATS, while jobs run and calls are made asynchronously.
 #[test]
 fn what_is_cut_off_or_halted_loses_nothing() {
     if !network::entered("hosts::what_is_cut_off_or_halted_loses_nothing") {
@@ -223,11 +232,9 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         }
         greets(&deployment, "gateway-2").await;
         let nats = deployment.names("nats");
-        let begin = async |deployment: &Deployment, name: &str| {
-            let id = deployment.submit("gateway-1", &job(name)).await.unwrap();
-            deployment.job("gateway-1", &id, PATIENCE, has_begun).await.unwrap();
-            id
-        };
+        let address = Address::default();
+        *address.lock().unwrap() = (deployment.endpoint("gateway-2").unwrap(), TOKEN.to_owned());
+        let caller = Caller::start(&address, "cut-off");
 
         // F12: a worker loses the store, another one the backbone, one way each.
         let id = begin(&deployment, "cut").await;
@@ -257,15 +264,7 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         gives(&deployment, "gateway-1", &id, &result).await;
         greets(&deployment, "gateway-2").await;
 
-        // F12: one in a hundred packets is lost, wherever it goes.
-        for host in deployment.names("") {
-            deployment.lose(&host).unwrap();
-        }
-        let id = begin(&deployment, "lossy").await;
-        gives(&deployment, "gateway-2", &id, &result).await;
-        for host in deployment.names("") {
-            network::lose_nothing(&host).unwrap();
-        }
+        losing_packets(&deployment, &result).await;
 
         // F12: the coordinating gateway loses the backbone; another goes on.
         let id = begin(&deployment, "apart").await;
@@ -274,24 +273,54 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         nats.iter().for_each(|nats| deployment.heal("gateway-1", nats).unwrap());
         greets(&deployment, "gateway-1").await;
 
-        // F3: each server of NATS is killed once, so that a leader is among them.
-        for nats in &nats {
-            deployment.kill(nats).unwrap();
-            let begun = Instant::now();
-            let id = loop {
-                match deployment.submit("gateway-2", &job(nats)).await {
-                    Ok(id) => break id,
-                    Err(error) => assert!(begun.elapsed() < Duration::from_secs(30), "{error:#}"),
-                }
-            };
-            println!("{nats} killed: accepted again after {:?}", begun.elapsed());
-            gives(&deployment, "gateway-2", &id, &result).await;
-            deployment.launch(nats).unwrap();
-            deployment.ready(nats).await.unwrap();
-            // It has to catch up before the next may be lost.
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
+        losing_servers(&mut deployment, &result).await;
+        let calls = caller.check(&deployment.store().unwrap(), true).await.unwrap();
+        println!("{calls} asynchronous calls have come to an end each");
     });
+}
+
+/// F12: one in a hundred packets is lost, wherever it goes; and what is sent arrives late.
+async fn losing_packets(deployment: &Deployment, result: &Value) {
+    for host in deployment.names("") {
+        deployment.lose(&host).unwrap();
+    }
+    let id = begin(deployment, "lossy").await;
+    gives(deployment, "gateway-2", &id, result).await;
+    for host in deployment.names("") {
+        network::lose_nothing(&host).unwrap();
+    }
+    if !network::can_delay() {
+        println!("delays are left out: this kernel has no netem");
+        return;
+    }
+    for host in deployment.names("") {
+        network::delay(&host).unwrap();
+    }
+    let id = begin(deployment, "far").await;
+    gives(deployment, "gateway-2", &id, result).await;
+    for host in deployment.names("") {
+        network::delay_nothing(&host).unwrap();
+    }
+}
+
+/// F3: each server of NATS is killed once, so that a leader is among them.
+async fn losing_servers(deployment: &mut Deployment, result: &Value) {
+    for nats in deployment.names("nats") {
+        deployment.kill(&nats).unwrap();
+        let begun = Instant::now();
+        let id = loop {
+            match deployment.submit("gateway-2", &job(&nats)).await {
+                Ok(id) => break id,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(30), "{error:#}"),
+            }
+        };
+        println!("{nats} killed: accepted again after {:?}", begun.elapsed());
+        gives(deployment, "gateway-2", &id, result).await;
+        deployment.launch(&nats).unwrap();
+        deployment.ready(&nats).await.unwrap();
+        // It has to catch up before the next may be lost.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
 }
 
 /// Waits until a process says that it is ready, or which of its dependencies is not.

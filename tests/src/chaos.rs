@@ -146,7 +146,7 @@ impl Clients {
 }
 
 /// Where the service is, which a restart changes.
-pub(crate) type Address = Arc<std::sync::Mutex<(String, String)>>;
+pub type Address = Arc<std::sync::Mutex<(String, String)>>;
 
 struct World {
     service: Option<Service>,

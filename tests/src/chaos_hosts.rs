@@ -2,8 +2,8 @@
 //! Many hosts under trouble: processes are killed, stopped, halted and cut off
 //! from each other, NATS loses all it has, leases are delivered again and again,
 //! clients come in crowds, clocks move, every process is replaced, at moments drawn from
-//! a seed, one thing after the other, while clients submit jobs. What must hold is what
-//! must hold of one host.
+//! a seed, one thing after the other, while clients submit jobs and call asynchronously.
+//! What must hold is what must hold of one host.
 
 use std::{
     ops::Range,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use fanfold_backbone::Message;
+use fanfold_backbone::{Backbone, Message};
 use fanfold_protocol::keys;
 use rand::{
     RngExt, SeedableRng,
@@ -24,6 +24,7 @@ use crate::{
     chaos::{self, Address, Calm, Chaos, Clients, FUNCTIONS, Report},
     hosts::{Deployment, Plan, Release, TOKEN},
     network,
+    promises::Caller,
     upgrade::{self, Load},
 };
 
@@ -49,6 +50,10 @@ const CALM: Duration = Duration::from_secs(6);
 /// Calls at once when there are ten times too many.
 const CROWD: usize = 400;
 
+/// How many kinds of what goes wrong can happen anywhere, where hosts have networks of
+/// their own, and where the kernel can delay what they send.
+const KINDS: [u32; 3] = [8, 12, 13];
+
 /// What goes wrong: with a host, or with all of them.
 #[derive(Clone, Debug)]
 enum Wrong {
@@ -59,9 +64,11 @@ enum Wrong {
     Cut(String, Vec<String>),
     /// One in a hundred of the packets that it is sent gets lost.
     Lossy(String),
+    /// What it sends arrives late.
+    Far(String),
     /// All servers of NATS lose all that they have, and everything starts anew.
     Forgotten,
-    /// Leases are delivered up to five times, in another order.
+    /// Leases and calls are delivered up to five times, in another order.
     Repeated(u64),
     /// More calls than there are places.
     Crowded,
@@ -95,35 +102,57 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
     let calm = Calm::measure(&address, &deployment.store()?).await?;
     deployment.proxy.troubled();
     let clients = Clients::start(&chaos, &calm, &address);
-    let mut draw = ChaCha8Rng::seed_from_u64(chaos.seed);
+    let mut caller = Caller::start(&address, &chaos.seed.to_string());
+    let (mut draw, kinds) = (ChaCha8Rng::seed_from_u64(chaos.seed), kinds());
     let (mut ready, mut forgotten) = (Duration::ZERO, false);
     for _ in 0..chaos.kills {
         tokio::time::sleep(Duration::from_millis(draw.random_range(QUIET_MS))).await;
-        let mut wrong = Wrong::draw(&mut draw, &deployment.names(""), network::is_own())?;
+        let mut wrong = Wrong::draw(&mut draw, &deployment.names(""), kinds)?;
         let span = Duration::from_millis(draw.random_range(wrong.lasts_ms()));
         if matches!(wrong, Wrong::Forgotten) && !clients.are_done() {
             // With the backbone goes what idempotency keys meant, so nobody may be asking.
             wrong = Wrong::Crowded;
         }
-        forgotten |= matches!(wrong, Wrong::Forgotten);
+        let is_forgotten = matches!(wrong, Wrong::Forgotten);
+        forgotten |= is_forgotten;
         println!("  {wrong:?} for {span:?}");
+        if is_forgotten {
+            // Calls that have not ended are nowhere else.
+            caller.rest().await?;
+        }
         ready = ready.max(wrong.happen(&mut deployment, &address, span).await?);
+        if is_forgotten {
+            caller.go_on();
+        }
     }
     let history = clients.history().await?;
     deployment.proxy.calm();
+    let calls = caller.check(&deployment.store()?, !forgotten).await?;
+    println!("  {calls} asynchronous calls have come to an end each");
     chaos::check(&deployment.store()?, &history, &calm, &address, !forgotten).await?;
     Ok(Report { jobs: history.len(), requests: deployment.proxy.counts(), ready })
 }
 
+/// How many of the [`KINDS`] can happen here.
+fn kinds() -> u32 {
+    let [anywhere, with_networks, with_delays] = KINDS;
+    if !network::is_own() {
+        return anywhere;
+    }
+    if network::can_delay() {
+        return with_delays;
+    }
+    println!("delays are left out: this kernel has no netem");
+    with_networks
+}
+
 impl Wrong {
-    /// What goes wrong next with some of `all` hosts; what needs networks of their own only
-    /// where they have them.
-    fn draw(draw: &mut ChaCha8Rng, all: &[String], have_networks: bool) -> Result<Self> {
+    /// What goes wrong next with some of `all` hosts, of the first `kinds`.
+    fn draw(draw: &mut ChaCha8Rng, all: &[String], kinds: u32) -> Result<Self> {
         let host = all.choose(draw).context("expected hosts")?.clone();
         let mut users = users(all);
         let user = users.choose(draw).context("expected hosts")?.clone();
         let servers = all.iter().filter(|name| is_server(name)).cloned().collect();
-        let kinds = if have_networks { 12 } else { 8 };
         Ok(match draw.random_range(0..kinds) {
             0 => Self::Killed(host),
             1 => Self::Stopped(host),
@@ -139,7 +168,8 @@ impl Wrong {
             8 => Self::Cut(user, vec!["store".to_owned()]),
             9 => Self::Cut(user, servers),
             10 => Self::Lossy(host),
-            _ => Self::Cut(host, users),
+            11 => Self::Cut(host, users),
+            _ => Self::Far(host),
         })
     }
 
@@ -157,7 +187,8 @@ impl Wrong {
             | Self::Stopped(host)
             | Self::Halted(host)
             | Self::Cut(host, _)
-            | Self::Lossy(host) => vec![host.clone()],
+            | Self::Lossy(host)
+            | Self::Far(host) => vec![host.clone()],
             Self::Forgotten => deployment.names(""),
             Self::Repeated(_) | Self::Crowded | Self::Moved(..) | Self::Upgraded(_) => Vec::new(),
         }
@@ -224,6 +255,7 @@ impl Wrong {
                     .try_for_each(|other| deployment.cut(host, other))?;
             }
             Self::Lossy(host) => network::lose(host)?,
+            Self::Far(host) => network::delay(host)?,
             Self::Forgotten => {
                 for host in deployment.names("") {
                     deployment.kill(&host)?;
@@ -247,6 +279,7 @@ impl Wrong {
                 .filter(|other| *other != host)
                 .try_for_each(|other| deployment.heal(host, other)),
             Self::Lossy(host) => network::lose_nothing(host),
+            Self::Far(host) => network::delay_nothing(host),
             Self::Forgotten => {
                 for host in deployment.names("") {
                     deployment.launch(&host)?;
@@ -263,31 +296,37 @@ impl Wrong {
     }
 }
 
-/// F13: takes leases out of the queue and puts back one to five copies of each, in
-/// another order.
+/// F13: takes leases and calls out of their queues and puts back one to five copies of
+/// each, in another order.
 async fn repeat(deployment: &Deployment, seed: u64, span: Duration) -> Result<()> {
-    const COPY: &str = "copy ";
     let (mut draw, end) = (ChaCha8Rng::seed_from_u64(seed), Instant::now() + span);
     let backbone = deployment.backbone("gateway-1").await?;
     while Instant::now() < end {
-        let wait = Duration::from_millis(200);
-        let pulled = backbone.pull(keys::TASK_QUEUE, 8, wait, Duration::from_secs(30)).await;
-        for delivery in pulled.unwrap_or_default() {
-            if delivery.id.starts_with(COPY) {
-                delivery.nak(Duration::ZERO).await?;
-                continue;
-            }
-            let copies = (0..draw.random_range(1..=5)).map(|copy| {
-                let id = format!("{COPY}{copy} {}", delivery.id);
-                let delay = Duration::from_millis(draw.random_range(0..500));
-                Message::new(id, delivery.payload.clone()).delayed(delay)
-            });
-            let copies: Vec<_> = copies.collect();
-            backbone.enqueue(keys::TASK_QUEUE, copies).await?;
-            delivery.ack().await?;
+        for queue in [keys::TASK_QUEUE, keys::INVOCATION_QUEUE] {
+            repeat_some(&backbone, queue, &mut draw).await?;
         }
     }
     backbone.close().await;
+    Ok(())
+}
+
+async fn repeat_some(backbone: &Backbone, queue: &str, draw: &mut ChaCha8Rng) -> Result<()> {
+    const COPY: &str = "copy ";
+    let pulled = backbone.pull(queue, 8, Duration::from_millis(200), Duration::from_secs(30)).await;
+    for delivery in pulled.unwrap_or_default() {
+        if delivery.id.starts_with(COPY) {
+            delivery.nak(Duration::ZERO).await?;
+            continue;
+        }
+        let copies = (0..draw.random_range(1..=5)).map(|copy| {
+            let id = format!("{COPY}{copy} {}", delivery.id);
+            let delay = Duration::from_millis(draw.random_range(0..500));
+            Message::new(id, delivery.payload.clone()).delayed(delay)
+        });
+        let copies: Vec<_> = copies.collect();
+        backbone.enqueue(queue, copies).await?;
+        delivery.ack().await?;
+    }
     Ok(())
 }
 
@@ -385,25 +424,26 @@ mod tests {
 
     use super::*;
 
-    fn drawn(seed: u64, have_networks: bool) -> Vec<Wrong> {
+    fn drawn(seed: u64, kinds: u32) -> Vec<Wrong> {
         let names = ["nats-1", "nats-2", "gateway-1", "gateway-2", "worker-1"].map(str::to_owned);
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
-        (0..500).map(|_| Wrong::draw(&mut draw, &names, have_networks).unwrap()).collect()
+        (0..500).map(|_| Wrong::draw(&mut draw, &names, kinds).unwrap()).collect()
     }
 
     #[test]
     fn a_seed_replays() {
-        let told = |seed| format!("{:?}", drawn(seed, true));
+        let told = |seed| format!("{:?}", drawn(seed, KINDS[2]));
         assert_eq!(told(7), told(7));
         assert_ne!(told(7), told(8));
     }
 
     #[test]
     fn everything_is_drawn_and_of_hosts_that_it_can_happen_to() {
-        for (have_networks, kinds) in [(true, 10), (false, 8)] {
-            let drawn = drawn(7, have_networks);
+        // Three of them are cuts.
+        for (kinds, expected) in KINDS.into_iter().zip([8, 10, 11]) {
+            let drawn = drawn(7, kinds);
             let found: HashSet<_> = drawn.iter().map(discriminant).collect();
-            assert_eq!(found.len(), kinds, "{drawn:?}");
+            assert_eq!(found.len(), expected, "{drawn:?}");
             for wrong in drawn {
                 match wrong {
                     Wrong::Moved(host, _) => assert!(!is_server(&host), "{host}"),

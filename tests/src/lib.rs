@@ -12,6 +12,7 @@ pub mod customers;
 pub mod fairness;
 pub mod hosts;
 pub mod network;
+pub mod promises;
 pub mod proxy;
 pub mod service;
 mod until;

@@ -154,7 +154,8 @@ pub fn heal(host: &str, address: Ipv4Addr) -> Result<()> {
     ip(&["-n", host, "route", "del", "blackhole", &format!("{address}/32")])
 }
 
-/// Loses one in a hundred of the packets that arrive at a host, drawn by the kernel.
+/// Loses one in a hundred of the packets that arrive at a host, drawn by the kernel: by nft, since not each kernel
+/// has netem.
 ///
 /// # Errors
 /// There is no nft (nftables).
@@ -169,6 +170,31 @@ pub fn lose(host: &str) -> Result<()> {
 /// There is none.
 pub fn lose_nothing(host: &str) -> Result<()> {
     nft(host, "delete table ip loss")
+}
+
+/// Whether the kernel can delay packets: not each has netem. Only for who has a network of its own.
+pub fn can_delay() -> bool {
+    let netem = |what: &str| {
+        let mut command = Command::new("tc");
+        run(command.args(["qdisc", what, "dev", "lo", "root", "netem", "delay", "1ms"])).is_ok()
+    };
+    netem("add") && netem("del")
+}
+
+/// Has what a host sends arrive 20 to 60 ms later, in another order.
+///
+/// # Errors
+/// There is no tc (iproute2), or [`can_delay`] is false.
+pub fn delay(host: &str) -> Result<()> {
+    run(command(host, "tc").args(["qdisc", "add", "dev", "eth0", "root", "netem", "delay", "40ms", "20ms"]))
+}
+
+/// Ends a [`delay`].
+///
+/// # Errors
+/// There is none.
+pub fn delay_nothing(host: &str) -> Result<()> {
+    run(command(host, "tc").args(["qdisc", "del", "dev", "eth0", "root"]))
 }
 
 fn nft(host: &str, text: &str) -> Result<()> {
