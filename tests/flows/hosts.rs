@@ -21,6 +21,7 @@ use tokio::{
 use crate::support::Client;
 
 mod starts;
+mod versions;
 
 const PATIENCE: Duration = Duration::from_secs(400);
 /// Bigger than a task's part of it by a hundred, so that there is time for trouble.
