@@ -544,17 +544,21 @@ fn wrong_certificates_for_nats_are_told(deployment: &Deployment, text_of_gateway
     for file in ["none.pem", "digests"] {
         let unfit = text_of_gateway.replace("[nats]\n", &format!("[nats]\nca = {file:?}\n"));
         deployment.write("unfit.toml", &unfit).unwrap();
-        let output = deployment.fanfold(&["gateway", "--config", "unfit.toml"]).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(3), "{said}");
+        let said = refused(deployment, &["gateway", "--config", "unfit.toml"], 3);
         assert!(said.contains("nats.ca: expected certificates as PEM"), "{said}");
     }
     let unfit = text_of_gateway.replace("[nats]\n", "[nats]\nrequire_tls = true\n");
     deployment.write("unfit.toml", &unfit).unwrap();
-    let output = deployment.fanfold(&["gateway", "--config", "unfit.toml"]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let said = refused(deployment, &["gateway", "--config", "unfit.toml"], 3);
     assert!(said.contains("nats: expected TLS to be agreed"), "{said}");
+}
+
+/// What the program says as it ends with this code.
+fn refused(deployment: &Deployment, words: &[&str], code: i32) -> String {
+    let output = deployment.fanfold(words).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -565,10 +569,8 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     deployment.write("wrong.toml", text).unwrap();
     for more in [&[][..], &["--check"]] {
         let words = [&["gateway", "--config", "wrong.toml"][..], more].concat();
-        let output = deployment.fanfold(&words).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(3), "{said}");
-        for named in ["tls.cert", "none.pem", "store:", "nats:", "no port was bound"] {
+        let said = refused(&deployment, &words, 3);
+        for named in ["tls.cert", "none.pem", "store.endpoint: ", "nats:", "no port was bound"] {
             assert!(said.contains(named), "expected {named} in {said}");
         }
     }
@@ -593,14 +595,10 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     deployment.write("bad-digests", "not hexadecimal\n").unwrap();
     let text = text.replace("\"digests\"", "\"bad-digests\"") + "[limits]\ntenant_concurrency = 100000\n";
     deployment.write("wrong.toml", &text.replace("\"store\"", "\"missing\"")).unwrap();
-    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml", "--check"]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = refused(&deployment, &["gateway", "--config", "wrong.toml", "--check"], 2);
     let text = text.replace("listen =", "lissten = 1\nlisten =");
     deployment.write("wrong.toml", &text.replace("\"store\"", "\"missing\"")).unwrap();
-    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml"]).unwrap();
-    let all = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{all}");
+    let all = refused(&deployment, &["gateway", "--config", "wrong.toml"], 2);
     for named in ["lissten", "token_digests", "store.credentials", "tls.cert", "nats: expected NATS at"] {
         assert!(all.contains(named), "expected {named} in {all}");
     }
@@ -616,16 +614,17 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let text = text.replace("nats/worker-1.password", "bad-digests").replace("\"store\"", "\"bad-store\"");
     deployment.write("bad-store", "nobody\nsecret\n").unwrap();
     deployment.write("wrong.toml", &text).unwrap();
-    let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    for named in ["tls.key", "store:", "nats: expected credentials that NATS accepts", "no port was bound"] {
+    let said = refused(&deployment, &["worker", "--config", "wrong.toml"], 3);
+    for named in [
+        "tls.key",
+        "store.credentials: ",
+        "nats: expected credentials that NATS accepts",
+        "no port was bound",
+    ] {
         assert!(said.contains(named), "expected {named} in {said}");
     }
     deployment.write("wrong.toml", "listen = \"127.0.0.1:1\"\nlissten = 1\n").unwrap();
-    let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = refused(&deployment, &["worker", "--config", "wrong.toml"], 2);
     for named in ["lissten", "probe_listen", "cache", "store.credentials", "nats.urls", "tls.ca"] {
         assert!(said.contains(&format!("{named}: ")), "expected {named} in {said}");
     }

@@ -105,9 +105,9 @@ impl NatsConfig {
             format!("expected 1 to {SHARDS_MAX} shards, found {}; correct `shards`", self.shards),
         );
         for (name, bytes) in [
-            ("keys_bytes_max", self.keys_bytes_max),
-            ("shard_bytes_max", self.shard_bytes_max),
-            ("dead_bytes_max", self.dead_bytes_max),
+            ("keys_bytes", self.keys_bytes_max),
+            ("shard_bytes", self.shard_bytes_max),
+            ("dead_bytes", self.dead_bytes_max),
         ] {
             check(
                 (4 << 20..1 << 50).contains(&bytes),
@@ -203,6 +203,19 @@ pub enum NatsCredentials {
     Nkey(Secret),
     /// A `.creds` file with a JWT and a seed.
     File(PathBuf),
+}
+
+impl NatsCredentials {
+    /// What was found and what to do where a server does not take them.
+    pub(super) fn refused(&self) -> &'static str {
+        match self {
+            Self::None => "found none; set `user` and `password`, `credentials`, `nkey` or `token`",
+            Self::Token(_) => "found them refused; correct `token`",
+            Self::Password { .. } => "found them refused; correct `user` or `password`",
+            Self::Nkey(_) => "found them refused; correct `nkey`",
+            Self::File(_) => "found them refused; correct `credentials`",
+        }
+    }
 }
 
 /// Transport security.

@@ -423,7 +423,7 @@ struct Connected {
 async fn connect(config: &NatsConfig) -> Result<Connected> {
     let refused = |problem: String| Error::Misconfigured { problems: vec![problem] };
     let options = config.options().await.map_err(|failure| {
-        refused(format!("expected usable credentials, found: {failure}; correct the credentials"))
+        refused(format!("expected usable credentials, found: {failure}; correct `credentials`"))
     })?;
     let (lost, gaps) = watch::channel(0u64);
     let (refuse, refusals) = watch::channel(None);
@@ -440,7 +440,7 @@ async fn connect(config: &NatsConfig) -> Result<Connected> {
     let urls: Vec<&str> = config.urls.iter().map(String::as_str).collect();
     let client = options.connect(urls).await.map_err(|failure| match failure.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            refused("expected credentials that NATS accepts, found them refused; correct them".to_owned())
+            refused(format!("expected credentials that NATS accepts, {}", config.credentials.refused()))
         }
         kind if kind == ConnectErrorKind::Tls || is_of_tls(&failure) => refused(format!(
             "expected TLS to be agreed with NATS at {}, found: {failure}; correct `ca`, or `cert` and `key`, or leave \

@@ -183,10 +183,10 @@ fn shards(config: &Config) -> Option<usize> {
 /// The settings that matter to us in which a stream is not what it should be.
 fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut check = |setting: &str, wanted: &dyn Debug, found: &dyn Debug| {
+    let mut check = |setting: &'static str, wanted: &dyn Debug, found: &dyn Debug| {
         let (wanted, found) = (format!("{wanted:?}"), format!("{found:?}"));
         if wanted != found {
-            problems.push(setting.to_owned() + " " + &wanted + ", found " + &found);
+            problems.push((setting, wanted + ", found " + &found));
         }
     };
     check("subjects", &wanted.subjects, &found.subjects);
@@ -219,12 +219,24 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     check("allow_direct", &wanted.allow_direct, &(wanted.allow_direct && found.allow_direct));
     problems
         .into_iter()
-        .map(|problem| {
+        .map(|(setting, problem)| {
+            let (stream, key) = (&wanted.name, key_of(setting, &wanted.name));
             format!(
-                "expected the stream {} with {problem}; correct the configuration, or edit the stream with the \
-                 `nats` command",
-                wanted.name
+                "expected the stream {stream} with {setting} {problem}; correct {key}, or edit the stream with the \
+                 `nats` command"
             )
         })
         .collect()
+}
+
+/// Where the configuration says what a setting of a stream is to be.
+fn key_of(setting: &str, stream: &str) -> &'static str {
+    match setting {
+        "num_replicas" => "`replicas`",
+        "shards" => "`shards`",
+        "max_bytes" if stream.ends_with("-keys") => "`keys_bytes`",
+        "max_bytes" if stream.ends_with("-dead") => "`dead_bytes`",
+        "max_bytes" => "`shard_bytes`",
+        _ => "the configuration",
+    }
 }

@@ -337,6 +337,7 @@ async fn settings_that_do_not_fit_are_all_told_and_nothing_is_changed() {
         let about = |what: &str| problems.iter().filter(|problem| problem.contains(what)).count();
         assert_eq!((about("max_bytes"), about("duplicate_window")), (2, 3), "{problems:#?}");
         assert!(problems[0].contains("30s, found 120s"), "{problems:#?}");
+        assert_eq!(about("correct `shard_bytes`, or edit"), 2, "{problems:#?}");
         let stream = jetstream_of(&servers).await.get_stream("fit-work-0").await.unwrap();
         assert_eq!(stream.cached_info().config.max_bytes, 64 << 20);
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fmt, future::Future, path::Path, time::Duration};
 
 use fanfold_backbone::{Backbone, NatsConfig};
-use fanfold_storage::{Store, StoreConfig};
+use fanfold_storage::{Error as StoreError, Store, StoreConfig};
 
 use super::{config, mistakes::Mistakes};
 use crate::{
@@ -76,13 +76,10 @@ impl Ways {
                     Err(error) => Err(vec![format!("store: {error}")]),
                 }
             }
-            (store, backbone) => Err([
-                store.err().map(|problem| format!("store: {problem}")),
-                backbone.err().map(|problem| format!("nats: {problem}")),
-            ]
-            .into_iter()
-            .flatten()
-            .collect()),
+            (store, backbone) => Err([store.err(), backbone.err().map(|problem| format!("nats: {problem}"))]
+                .into_iter()
+                .flatten()
+                .collect()),
         };
         let problems: std::result::Result<(), Vec<String>> = opened;
         others.extend(problems.err().unwrap_or_default());
@@ -117,10 +114,10 @@ impl Ways {
         let buckets = buckets.into_iter().chain([self.bucket]).collect();
         let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(self.nats));
         let (mut missing, mut problems) = (Vec::new(), Vec::new());
-        for (part, found) in [("store", store), ("nats", nats)] {
+        for found in [store, nats.map_err(|problem| format!("nats: {problem}"))] {
             match found {
                 Ok(found) => missing.extend(found),
-                Err(problem) => problems.push(format!("{part}: {problem}")),
+                Err(problem) => problems.push(problem),
             }
         }
         (missing, problems)
@@ -137,8 +134,26 @@ fn absent(path: &Path, problems: &[String]) -> Error {
 }
 
 /// A store's client that is not to wait through all the retries of a call.
-fn impatient(config: &StoreConfig) -> std::result::Result<Store, String> {
-    Store::connect(StoreConfig { attempts_max: 2, ..config.clone() }).map_err(|error| error.to_string())
+fn impatient(config: &StoreConfig) -> fanfold_storage::Result<Store> {
+    Store::connect(StoreConfig { attempts_max: 2, ..config.clone() })
+}
+
+/// What is wrong with a store, behind the key to change.
+fn of_store(error: &StoreError, config: &StoreConfig) -> String {
+    match error {
+        StoreError::Unavailable { target, detail } | StoreError::Timeout { target, detail } => {
+            let at = config.endpoint.as_deref().unwrap_or("AWS");
+            format!(
+                "store.endpoint: expected a store at {at} that serves {target}, found: {detail}; correct it, or see \
+                 to the store"
+            )
+        }
+        StoreError::AccessDenied { .. } => format!(
+            "store.credentials: {error}, or choose another `system_bucket` where somebody else has this one"
+        ),
+        StoreError::OtherRegion { .. } => format!("store.region: {error}"),
+        _ => format!("store: {error}"),
+    }
 }
 
 async fn missing_buckets(
@@ -147,11 +162,12 @@ async fn missing_buckets(
 ) -> std::result::Result<Vec<String>, String> {
     // What is wrong with a configuration that is none was told.
     let Some(config) = config else { return Ok(Vec::new()) };
-    let store = impatient(&config)?;
+    let told = |error: StoreError| of_store(&error, &config);
+    let store = impatient(&config).map_err(told)?;
     let mut missing = Vec::new();
     for bucket in buckets {
         let there = Patience::none().insist(&bucket, || store.bucket_exists(&bucket)).await;
-        if !there.map_err(|error| error.to_string())? {
+        if !there.map_err(told)? {
             missing.push(format!("the bucket {bucket}"));
         }
     }
@@ -169,10 +185,11 @@ async fn reach_store(
     bucket: &str,
     patience: &Patience,
 ) -> std::result::Result<Store, String> {
-    let config = config.ok_or("it is not configured")?;
-    let store = impatient(&config)?;
+    let config = config.ok_or("store: it is not configured")?;
+    let told = |error: StoreError| of_store(&error, &config);
+    let store = impatient(&config).map_err(told)?;
     let reached = patience.insist(bucket, || store.ensure_bucket(bucket)).await;
-    reached.and_then(|()| Store::connect(config)).map_err(|error| error.to_string())
+    reached.and_then(|()| Store::connect(config.clone())).map_err(told)
 }
 
 async fn reach_nats(
@@ -214,4 +231,35 @@ async fn of_nats<T>(
         };
         Trouble { told, is_out_of_reach }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_storage::Credentials;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_store_names_the_key_to_change() {
+        let check = |config: &StoreConfig, error: StoreError, expected: &[&str]| {
+            let told = of_store(&error, config);
+            let [key, named @ ..] = expected else { panic!("expected a key") };
+            assert!(told.starts_with(&format!("{key}: expected")), "{told}");
+            assert!(named.iter().all(|named| told.contains(named)), "{told}");
+        };
+        let keys = || Credentials::new("key", "secret");
+        let own = StoreConfig::at("http://127.0.0.1:1", keys());
+        let aws = StoreConfig::new("us-east-1", keys());
+        let (target, detail) = ("the bucket fanfold".to_owned(), "no answer".to_owned());
+        let away = StoreError::Unavailable { target: target.clone(), detail: detail.clone() };
+        check(&own, away, &["store.endpoint", "at http://127.0.0.1:1 that", "no answer"]);
+        let slow = StoreError::Timeout { target: target.clone(), detail: detail.clone() };
+        check(&aws, slow, &["store.endpoint", "at AWS that", "no answer"]);
+        let denied = StoreError::AccessDenied { target: target.clone(), detail: detail.clone() };
+        check(&aws, denied, &["store.credentials", "the bucket fanfold", "`system_bucket`"]);
+        let asked = "us-east-1".to_owned();
+        let elsewhere = StoreError::OtherRegion { target: target.clone(), asked, found: None };
+        check(&aws, elsewhere, &["store.region", "us-east-1"]);
+        check(&own, StoreError::Full { target, detail }, &["store", "no answer"]);
+    }
 }

@@ -72,11 +72,13 @@ async fn what_no_time_mends_is_told_at_once() {
         let away = refused.replace(urls, "urls = [\"nats://127.0.0.1:1\"]");
         let unknown = sound.replace(&format!("nats/{part}-1.password"), "refused");
         let unknown = unknown.replace(&deployment.proxy.endpoint(), "http://127.0.0.1:1");
-        let (store, nats) = ("store: expected access", "nats: expected credentials that NATS accepts");
+        let store = "store.credentials: expected access";
+        let nats =
+            "nats: expected credentials that NATS accepts, found them refused; correct `user` or `password`";
         for (wrong, named) in [
             (refused, [store, store]),
             (away, [store, "nats: expected NATS at"]),
-            (unknown, ["store: ", nats]),
+            (unknown, ["store.endpoint: expected a store at http://127.0.0.1:1", nats]),
         ] {
             deployment.write("wrong.toml", &wrong).unwrap();
             let begun = Instant::now();
