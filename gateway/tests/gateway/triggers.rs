@@ -316,6 +316,16 @@ async fn events_are_hints() {
     service.object("bank", "in/c d.csv", "1").await;
     assert_eq!(service.send(&ceph("in/c+d.csv")).await.status, 200);
     service.until("started", 1).await;
+    // What lies where an upload in parts begins is not what it tells of.
+    service.object("bank", "in/older.csv", "1").await;
+    let mut begins = ceph("in/older.csv");
+    begins["Records"][0]["eventName"] = json!("ObjectCreated:Post");
+    // S3 sends such a one when it is told where to send, whatever the bucket.
+    let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "elsewhere"});
+    for nothing in [begins, test] {
+        let said = service.send(&nothing).await;
+        assert_eq!((said.status.as_u16(), &said.json()["ignored"]), (200, &json!(1)), "{nothing}");
+    }
 }
 
 #[tokio::test]

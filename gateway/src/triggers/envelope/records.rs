@@ -16,12 +16,19 @@ use serde_json::Value;
 use super::{Envelope, refused, required, text};
 use crate::form;
 
+/// What Ceph calls it when a rule of the bucket has removed the object that was there. What else it calls
+/// `ObjectLifecycle`, such as the removal of an older version, leaves the object as it is.
+const CEPH_EXPIRED: &str = "ObjectLifecycle:Expiration:Current";
+/// The same in S3's words.
+const EXPIRED: &str = "LifecycleExpiration:Delete";
+
 /// Reads one element of `Records`.
 pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Problem> {
     check_version(record)?;
     // MinIO, and older releases of Ceph, write `s3:` before it.
     let name = required(&record["eventName"], "eventName")?;
-    let name = name.strip_prefix("s3:").unwrap_or(&name).to_owned();
+    let name = name.strip_prefix("s3:").unwrap_or(&name);
+    let name = if name == CEPH_EXPIRED { EXPIRED } else { name }.to_owned();
     let Some(kind) = EventKind::of(&name) else {
         envelope.add(None);
         return Ok(());
@@ -33,6 +40,12 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
     // written comes first, unless it is longer than a key may be.
     let source = record["eventSource"].as_str().unwrap_or_default();
     let ceph = source.contains("ceph");
+    let etag = text(&object["eTag"]).map(bare);
+    // So Ceph tells of an upload in parts that begins: nothing is written yet, and what lies there is older.
+    if ceph && etag.is_none() && name == "ObjectCreated:Post" {
+        envelope.add(None);
+        return Ok(());
+    }
     let (key, other_key) = match decoded {
         Some(decoded) if ceph && written.len() <= KEY_BYTES_MAX => {
             let other = Some(decoded).filter(|decoded| *decoded != written);
@@ -53,7 +66,7 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
         other_key,
         kind,
         name,
-        etag: text(&object["eTag"]).map(bare),
+        etag,
         version_id: text(&object["versionId"]).filter(|id| id != "null"),
         sequencer,
         time,
