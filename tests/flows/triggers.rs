@@ -161,7 +161,7 @@ async fn statistics_of_a_folder_follow_what_comes_and_goes() {
     store.ensure_bucket("bank").await.unwrap();
     client.deploy_folder("thumbnail-stats").await;
     let document = json!({"bucket": "bank", "glob": "in/**/*.csv", "function": "thumbnail-stats",
-        "events": ["ObjectCreated:*", "ObjectRemoved:*"]});
+        "events": ["ObjectCreated:*", "ObjectRemoved:*"], "ordered": true});
     let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
     assert_eq!(made.status, 201, "{made:?}");
     // All at once, so that several events of the folder are handled together.

@@ -9,7 +9,9 @@
 //!
 //! Two events of a folder may be handled at once. Whoever has written the
 //! statistics looks at the states again and merges once more when they are
-//! others by then: the last to write has seen all of them.
+//! others by then: the last to write has seen all of them. Two events of one table are
+//! not to be: a removal that overtakes the reading of what was put would find no state to
+//! remove. So a trigger that acts on removals is to be `ordered`.
 
 use std::collections::BTreeMap;
 
