@@ -313,7 +313,8 @@ pub const TRIGGER_BATCH_BYTES_MAX: usize = 192 << 10;
 /// The longest that an event waits for others of its batch.
 pub const TRIGGER_WINDOW_MAX: Duration = Duration::from_secs(300);
 /// Starts a minute above which a trigger pauses itself that could start itself
-/// unseen: one whose author allowed loops, or whose store drops the mark of depth.
+/// unseen: one whose author allowed loops, or whose store drops the mark of depth; or one that acts on
+/// removals, which have none, and does stand in a circle by then.
 pub const TRIGGER_STARTS_UNSEEN_MAX: u32 = 600;
 /// Events of one trigger in work at once: as many as a function may run.
 pub const TRIGGER_CONCURRENCY_DEFAULT: u32 = 50;

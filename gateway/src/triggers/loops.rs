@@ -6,7 +6,7 @@
 //! does. Where the two can meet, an edge leads from one to the other, and a
 //! circle through the new trigger is refused. This is on the side of caution:
 //! suffixes and the rest of a pattern are not weighed. What changes later, such
-//! as grants, is met by the depth of the chain. A thousand triggers, each of whose
+//! as grants, is met by the depth of the chain or, where removals have none, by another look. A thousand triggers, each of whose
 //! functions may write in fifteen hundred places, are gone through in a moment.
 
 use std::sync::Arc;
@@ -48,10 +48,32 @@ pub async fn check(
             ),
         ));
     }
-    let written = written(functions, document).await?;
     if document.allow_loops {
-        return Ok(());
+        return written(functions, document).await.map(drop);
     }
+    match closing(triggers, functions, name, document).await? {
+        None => Ok(()),
+        Some((by, place)) => Err(Problem::new(
+            ErrorKind::TriggerLoop,
+            format!(
+                "expected that nothing started here writes what it acts on, found that {by} may write {place}; write \
+                 elsewhere, narrow the filter or the grants, or set allow_loops = true"
+            ),
+        )),
+    }
+}
+
+/// Which trigger, itself or one that it leads to, may write what it acts on, as functions are now, and where.
+///
+/// # Errors
+/// As [`check`], but that a circle is none.
+pub async fn closing(
+    triggers: &Triggers,
+    functions: &Registry,
+    name: &str,
+    document: &TriggerDocument,
+) -> Result<Option<(String, ObjectUri)>, Problem> {
+    let written = written(functions, document).await?;
     let others = triggers.list();
     let others = others.iter().filter(|other| other.record.name.as_str() != name);
     let mut nodes = Vec::new();
@@ -59,17 +81,9 @@ pub async fn check(
         let written = or_nothing(self::written(functions, &other.record.document).await)?;
         nodes.push((Arc::clone(other), Places::new(written)));
     }
-    match circle(&nodes, document, &Places::new(written)) {
-        None => Ok(()),
-        Some((by, place)) => Err(Problem::new(
-            ErrorKind::TriggerLoop,
-            format!(
-                "expected that nothing started here writes what it acts on, found that {} may write {place}; write \
-                 elsewhere, narrow the filter or the grants, or set allow_loops = true",
-                by.unwrap_or(name)
-            ),
-        )),
-    }
+    let written = Places::new(written);
+    let found = circle(&nodes, document, &written);
+    Ok(found.map(|(by, place)| (by.unwrap_or(name).to_owned(), place.clone())))
 }
 
 /// Prefixes under which something may be written: in order, and none under another.

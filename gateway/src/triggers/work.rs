@@ -24,9 +24,10 @@ use super::{
     counters::Fate,
     dispatch::{self, Candidate, Next},
     intake::{Waiting, taken_at},
+    loops,
     order::{self, Turns},
     outcome::{self, Started},
-    record::Trigger,
+    record::{Trigger, TriggerRecord},
     runner::LEASE,
     sqs::unread_reason,
     target,
@@ -191,8 +192,16 @@ async fn within_rate(app: &AppState, trigger: &Trigger) -> Option<Instant> {
     if app.triggers.by_id(&record.id).is_none_or(|now| now.record.paused) {
         return None;
     }
-    let most = breaker::most(&record.document, app.health.store_keeps_metadata());
-    let admitted = app.triggers.breaker().admit(&record.id, most, Instant::now());
+    let (starts, keeps_metadata) = (app.triggers.breaker(), app.health.store_keeps_metadata());
+    let most = breaker::most(&record.document, keeps_metadata);
+    let mut admitted = starts.admit(&record.id, most, Instant::now());
+    if admitted.is_none()
+        && breaker::is_for_removals(&record.document, keeps_metadata)
+        && !leads_to_itself(app, trigger).await
+    {
+        starts.excuse(&record.id);
+        admitted = starts.admit(&record.id, most, Instant::now());
+    }
     if admitted.is_some() {
         return admitted;
     }
@@ -207,6 +216,13 @@ async fn within_rate(app: &AppState, trigger: &Trigger) -> Option<Instant> {
         tokio::time::sleep(PAUSE).await;
     }
     None
+}
+
+/// Whether what a trigger starts may start it again by now. Where nobody can tell, no chain is known.
+async fn leads_to_itself(app: &AppState, trigger: &Trigger) -> bool {
+    let TriggerRecord { name, document, .. } = &trigger.record;
+    let found = loops::closing(&app.triggers, &app.registry, name.as_str(), document).await;
+    found.is_ok_and(|found| found.is_some())
 }
 
 /// What a delivery carries; none when that cannot be told. It is given up then, unless a newer release

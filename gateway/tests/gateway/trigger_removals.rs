@@ -2,13 +2,17 @@
 //! Removals: nothing is left that could be asked, so that what names them and
 //! what they are called must do.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use fanfold_protocol::keys;
+use fanfold_protocol::{keys, limits};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::Service,
+    harness::{HANDLER, Service, component, until},
     triggers::{document, record, replay, wait_for_calls, with_trigger},
 };
 
@@ -111,4 +115,32 @@ async fn an_object_under_the_other_reading_of_a_key_hides_no_removal() {
     assert_eq!(kept(&service, &removal("02")).await, 1);
     service.until("changed", 1).await;
     assert_eq!(service.workers.calls.load(Ordering::SeqCst), 1);
+}
+
+/// Nothing is left that could tell a depth: a circle that came about after its trigger was made is known by its rate.
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_are_bounded_where_they_may_lead_to_each_other() {
+    let most = u64::from(limits::TRIGGER_STARTS_UNSEEN_MAX);
+    for in_circle in [false, true] {
+        let service = acting_on(json!(["ObjectRemoved:*"])).await;
+        if in_circle {
+            let settings = r#"{"grants": {"write": ["s3://bank/in/done/"]}}"#;
+            let headers = [("content-type", "application/wasm"), ("x-fanfold-settings", settings)];
+            let bytes = component(&[], &[HANDLER], "1");
+            let reply = service.request(Method::POST, "/v1/functions/f/versions", &headers, bytes).await;
+            assert_eq!(reply.status, 201, "{reply:?}");
+        }
+        let removal = |n| named("ObjectRemoved:Delete", &format!("in/{n}.csv"), "01");
+        let all: Vec<Value> = (0..most + 20).map(removal).collect();
+        assert_eq!(service.send(&json!({"Records": all})).await.json()["kept"], most + 20);
+        let (begun, expected) = (Instant::now(), if in_circle { most } else { most + 20 });
+        while service.fate("started").await < expected {
+            // Within its minute, or it is no such rate.
+            assert!(begun.elapsed() < Duration::from_secs(50), "{}", service.fate("started").await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let paused = async || service.get("/v1/triggers/t").await.json()["paused"].clone();
+        until("a pause where there is a circle", paused, |paused| *paused == in_circle).await;
+        assert_eq!(service.fate("started").await, expected);
+    }
 }

@@ -245,6 +245,11 @@ impl TriggerDocument {
         self.events.iter().any(|name| plain(name).starts_with("ObjectCreated"))
     }
 
+    /// Whether it acts on objects that are gone, of which nothing is left to tell what led to that.
+    pub fn acts_on_removed(&self) -> bool {
+        self.events.iter().any(|name| plain(name).starts_with(REMOVED))
+    }
+
     /// Whether it acts on objects in whichever way they were written, which no listing shows.
     pub fn acts_on_all_created(&self) -> bool {
         let means = |name: &str| self.events.iter().any(|pattern| names(pattern, name));
