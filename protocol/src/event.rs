@@ -19,6 +19,8 @@ pub const CREATED: &str = "ObjectCreated:";
 pub const REMOVED: &str = "ObjectRemoved:";
 /// The same for objects that a rule of the bucket has removed, which S3 tells under a name of its own.
 pub const EXPIRED: &str = "LifecycleExpiration:";
+/// What MinIO tells among [`CREATED`] and what leaves an object as it is: tags, retention, legal hold.
+const BESIDE: [&str; 4] = ["PutTagging", "DeleteTagging", "PutRetention", "PutLegalHold"];
 
 /// The part of an event that triggers act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,8 +37,8 @@ impl EventKind {
     /// without. None for events that change no object.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.strip_prefix("s3:").unwrap_or(name);
-        if name.starts_with(CREATED) {
-            Some(Self::Created)
+        if let Some(way) = name.strip_prefix(CREATED) {
+            (!BESIDE.contains(&way)).then_some(Self::Created)
         } else if name.starts_with(REMOVED) || name.starts_with(EXPIRED) {
             Some(Self::Removed)
         } else {
@@ -243,6 +245,8 @@ mod tests {
         check("s3:ObjectRemoved:DeleteMarkerCreated", Some(EventKind::Removed));
         check("LifecycleExpiration:Delete", Some(EventKind::Removed));
         check("ObjectRestore:Completed", None);
+        check("s3:ObjectCreated:PutTagging", None);
+        check("ObjectCreated:PutLegalHold", None);
         check("ObjectCreated", None);
     }
 

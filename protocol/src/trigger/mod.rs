@@ -18,7 +18,7 @@ pub use self::{
 use crate::{
     by_name,
     error::{ErrorKind, Problem},
-    event::{CREATED, EXPIRED, REMOVED},
+    event::{CREATED, EXPIRED, EventKind, REMOVED},
     job::retry_mistakes,
     limits,
     names::FunctionRef,
@@ -213,7 +213,7 @@ impl TriggerDocument {
         let unknown = self.events.iter().filter(|name| !is_known(name)).map(|name| {
             let shown: String = name.chars().take(80).collect();
             format!(
-                "events must be of ObjectCreated, ObjectRemoved or LifecycleExpiration, such as \
+                "events must be of ObjectCreated, ObjectRemoved or LifecycleExpiration and change an object, such as \
                  \"ObjectCreated:Put\", found {shown:?}"
             )
         });
@@ -263,7 +263,9 @@ fn plain(name: &str) -> &str {
 
 fn is_known(pattern: &str) -> bool {
     let name = plain(pattern);
-    [CREATED, REMOVED, EXPIRED].iter().any(|kind| name.len() > kind.len() && name.starts_with(kind))
+    let has_rest =
+        [CREATED, REMOVED, EXPIRED].iter().any(|kind| name.len() > kind.len() && name.starts_with(kind));
+    has_rest && EventKind::of(name).is_some()
 }
 
 /// Whether a name of an event is one that the pattern means. What a rule of the
@@ -377,6 +379,8 @@ mod tests {
         let events = |count: usize| json!(vec!["ObjectCreated:Put"; count]);
         check("events", events(0), "events must name 1 to 64 events");
         check("events", events(limits::TRIGGER_EVENTS_MAX + 1), "events must name 1 to 64 events");
+        // It would be told of and start nothing.
+        check("events", json!(["s3:ObjectCreated:PutTagging"]), "events must be of ObjectCreated");
         let mut most = json!({"bucket": "bank", "function": "f", "glob": "*".repeat(uri::KEY_BYTES_MAX)});
         most["events"] = events(limits::TRIGGER_EVENTS_MAX);
         assert_eq!(document(most).check(), Ok(()));
