@@ -152,15 +152,16 @@ pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Answer>> {
     }
 }
 
-/// Reads those of these commits that are there, in no particular order.
-pub async fn read_commits(vault: &Vault, keys: BTreeSet<String>) -> Result<Vec<Commit>> {
+/// Those of these commits that are there as they come, in no particular order, for whoever holds
+/// few of them: one may be of 64 tasks that failed, with 4 KiB of words each.
+pub fn find_each(vault: &Vault, keys: BTreeSet<String>) -> impl Stream<Item = Result<Commit>> + Send + use<> {
     let vault = vault.clone();
     let found = stream::iter(keys).map(move |key| find_commit(vault.clone(), key));
     let found = found.buffer_unordered(READS_AT_ONCE);
-    found.try_filter_map(|commit| std::future::ready(Ok(commit))).try_collect().await
+    found.try_filter_map(|commit| std::future::ready(Ok(commit)))
 }
 
-/// Reads commits that must be there, as they come, for whoever holds few of them.
+/// The same of commits that must be there.
 pub fn read_each(vault: &Vault, keys: Vec<String>) -> impl Stream<Item = Result<Commit>> + Send + use<> {
     let vault = vault.clone();
     stream::iter(keys).map(move |key| read_commit(vault.clone(), key)).buffer_unordered(READS_AT_ONCE)

@@ -74,22 +74,25 @@ async fn write_shard(
     Ok(ManifestShard { uri, objects: objects.len() as u64 })
 }
 
-/// Of the tasks that failed for good what a manifest says of them, and whether that
-/// is all.
-pub fn failed(letters: &[DeadLetter]) -> (Vec<DeadLetter>, bool) {
-    let short = |letter: &DeadLetter| {
-        let input = letter.input.iter().take(FAILED_INPUTS_MAX).cloned().collect();
-        DeadLetter {
-            stage: letter.stage,
-            task: letter.task,
-            input,
-            attempts: letter.attempts,
-            problem: letter.problem.clone(),
+/// Of the tasks that failed for good what a manifest says of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// The first of them, each with the first of its objects.
+    pub first: Vec<DeadLetter>,
+    /// Whether there is more to say.
+    pub is_cut: bool,
+}
+
+impl Failed {
+    /// Takes in the next one.
+    pub fn note(&mut self, mut letter: DeadLetter) {
+        let has_room = self.first.len() < MANIFEST_FAILED_MAX;
+        self.is_cut |= !has_room || letter.input.len() > FAILED_INPUTS_MAX;
+        if has_room {
+            letter.input.truncate(FAILED_INPUTS_MAX);
+            self.first.push(letter);
         }
-    };
-    let all = letters.len() <= MANIFEST_FAILED_MAX
-        && letters.iter().all(|letter| letter.input.len() <= FAILED_INPUTS_MAX);
-    (letters.iter().take(MANIFEST_FAILED_MAX).map(short).collect(), all)
+    }
 }
 
 /// Name of a shard of a job's manifest, as one attempt to publish it writes it.
@@ -266,11 +269,16 @@ mod tests {
             problem: Problem::new(ErrorKind::CsvMalformed, "bad"),
         };
         let letters = |count: usize, inputs: usize| (0..count).map(|n| letter(n, inputs)).collect::<Vec<_>>();
-        let few = letters(MANIFEST_FAILED_MAX, FAILED_INPUTS_MAX);
-        assert_eq!(failed(&few), (few.clone(), true));
-        assert_eq!(failed(&letters(MANIFEST_FAILED_MAX + 1, FAILED_INPUTS_MAX)), (few, false));
-        assert_eq!(failed(&letters(2, 300)), (letters(2, FAILED_INPUTS_MAX), false));
-        assert_eq!(failed(&[]), (vec![], true));
+        let check = |(count, inputs): (usize, usize), told: (usize, usize), is_cut: bool| {
+            let mut failed = Failed::default();
+            letters(count, inputs).into_iter().for_each(|letter| failed.note(letter));
+            assert_eq!(failed, Failed { first: letters(told.0, told.1), is_cut }, "{count} {inputs}");
+        };
+        let most = (MANIFEST_FAILED_MAX, FAILED_INPUTS_MAX);
+        check(most, most, false);
+        check((MANIFEST_FAILED_MAX + 1, FAILED_INPUTS_MAX), most, true);
+        check((2, 300), (2, FAILED_INPUTS_MAX), true);
+        check((0, 0), (0, 0), false);
     }
 
     #[tokio::test]

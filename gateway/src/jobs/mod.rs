@@ -29,6 +29,7 @@ mod coordinate;
 mod end;
 mod ending;
 mod error;
+mod failures;
 mod index;
 mod manifest;
 mod plan;

@@ -165,6 +165,48 @@ async fn attempts_end_in_a_dead_letter() {
     assert_eq!(page.tasks[0].problem.as_ref().unwrap().code, "guest-trapped");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_task_that_failed_is_told_in_its_own_words() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    // Of two neighbours, which share a lease, one is tried again, and its last attempt counts.
+    let problem = |task: u32, round: u32| {
+        let code = if task.is_multiple_of(2) { ErrorKind::CsvMalformed } else { ErrorKind::GuestTrapped };
+        Problem::new(code, format!("expected better of {task}, found round {round}"))
+    };
+    let fails: Fails = Box::new(move |lease, task| Some(problem(task.index, lease.round)));
+    let _worker = world.work(Play { fails, ..Play::default() });
+    let job = json!({
+        "output": "s3://bank/out/", "limits": {"tolerated_failures": "100%"}, "retry": {"attempts": 2}
+    });
+    let record = engine.run("mapper", job).await;
+    succeeded(&record);
+    let inputs = INPUTS as u64;
+    assert_eq!((record.tasks.failed, record.failures), (inputs, inputs + inputs / 2));
+    let letters = letters(&world, &record).await;
+    assert_eq!(letters.len(), INPUTS);
+    for (task, letter) in (0_u32..).zip(letters) {
+        let input = vec![format!("s3://bank/in/{task:03}.csv").parse().unwrap()];
+        let (attempts, problem) = (task % 2 + 1, problem(task, task % 2));
+        assert_eq!(letter, DeadLetter { stage: 0, task, input, attempts, problem });
+    }
+    let (mut shown, mut after) = (0_u32, None::<String>);
+    loop {
+        let page = engine.jobs.tasks(&record.id, None, after.as_deref(), 64).await.unwrap();
+        for task in &page.tasks {
+            let told = task.problem.as_ref().unwrap();
+            assert_eq!((task.task, &told.detail), (shown, &problem(shown, shown % 2).detail));
+            shown += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(u64::from(shown), inputs);
+}
+
 async fn letters(world: &World, record: &JobRecord) -> Vec<DeadLetter> {
     let uri = format!("s3://fanfold/{}", keys::dead_letters(&record.id)).parse().unwrap();
     let lines = world.store().get(&uri, None).await.unwrap();

@@ -116,6 +116,8 @@ async fn uploads_that_killed_workers_began_are_swept() {
         // Somebody else's.
         ("bank", "out/part-of-something".to_owned()),
         ("bank", format!("outer/{}", part(0))),
+        // Of a gateway that was killed as it ended the job.
+        ("fanfold", keys::dead_letters(&id)),
     ];
     for (bucket, key) in &began {
         let mut writer = world.store().writer(&ObjectUri::new(*bucket, key).unwrap(), PutOptions::default());

@@ -23,6 +23,7 @@ use crate::jobs::{
     case::Case,
     coordinate::{live::Live, recover},
     error::Result,
+    failures::Problems,
     progress::{Progress, slots, stragglers::Stragglers},
     record::INPUTS_NAMED,
     unknown,
@@ -205,15 +206,21 @@ impl Jobs {
         // Of a job that was forgotten, its tasks may be held here still.
         self.get(id).await?;
         let live = self.progress_of(id).await?;
-        let (mut tasks, next) = {
+        let (mut tasks, next, failures) = {
             let progress = live.progress();
             let (mut tasks, next) = page(&progress, state, after, limit);
             let (stragglers, now) = (live.stragglers(), Instant::now().into_std());
             for task in tasks.iter_mut().filter(|task| task.state == TaskState::Running) {
                 watched(task, &progress, &stragglers, now);
             }
-            (tasks, next.map(|next| next.to_string()))
+            let failures: Vec<_> = tasks.iter().map(|task| progress.failure(task.stage, task.task)).collect();
+            (tasks, next.map(|next| next.to_string()), failures)
         };
+        let places = failures.iter().flatten().map(slots::Failure::place).collect();
+        let mut problems = Problems::read(&self.inner.vault, id, places).await?;
+        for (task, failure) in tasks.iter_mut().zip(&failures) {
+            task.problem = failure.as_ref().map(|failure| ProblemView::from(&problems.of(failure)));
+        }
         let mut shards = live.shards().await;
         for task in tasks.iter_mut().filter(|task| task.stage == 0) {
             let partition = shards.partition(task.task).await?;
@@ -322,7 +329,7 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         bytes_out: usage.bytes_out,
         store_requests: usage.store_requests,
         cache_hit: slot.state == slots::TaskState::Done && slot.attempts == 0,
-        problem: slot.problem.as_deref().map(ProblemView::from),
+        problem: None,
     }
 }
 

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{Commit, CommitNotice, DeadLetter},
+    commit::{Commit, CommitNotice},
     job::{Estimate, JobState},
     keys,
 };
@@ -32,14 +32,18 @@ use crate::jobs::{
     Jobs,
     case::{self, Case},
     claim,
-    end::finish::{Closing, Products},
+    end::{
+        finish::{Closing, Products},
+        letters,
+    },
     ending::{self, Ending},
     error::Result,
+    failures::Problems,
     plan::{Shards, estimate},
     progress::{
         Progress,
         policy::Policy,
-        slots::{FailedAttempt, GivenUp, LeaseSpec},
+        slots::{FailedAttempt, Failure, LeaseSpec},
         stragglers::Stragglers,
     },
     record::INPUTS_NAMED,
@@ -211,8 +215,8 @@ impl Coordinator {
     }
 
     /// The problem of a task, with the words that find it.
-    async fn explain(&self, given_up: GivenUp) -> Result<Problem> {
-        let GivenUp { stage, task, attempts, problem } = given_up;
+    async fn explain(&self, given_up: Failure) -> Result<Problem> {
+        let Failure { stage, task, attempts, code, .. } = given_up;
         let place = if stage == 0 {
             let mut shards = Shards::new(self.jobs.inner.vault.clone(), &self.case.plan);
             let partition = shards.partition(task).await?;
@@ -228,8 +232,9 @@ impl Coordinator {
             format!("task {task} of fold {stage}")
         };
         let attempts = if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
-        let code = problem.code;
-        let mut problem = problem.within(format!("{place} failed after {attempts} with {code}"));
+        let (vault, id) = (&self.jobs.inner.vault, &self.case.job.id);
+        let mut read = Problems::read(vault, id, BTreeSet::from([given_up.place()])).await?;
+        let mut problem = read.of(&given_up).within(format!("{place} failed after {attempts} with {code}"));
         let (failed, tolerated) = self.live.progress().failures();
         if tolerated > 0 {
             problem.detail.push_str(&format!("; {failed} tasks failed, of which {tolerated} are tolerated"));
@@ -237,24 +242,12 @@ impl Coordinator {
         Ok(problem)
     }
 
-    /// What is written down of the tasks that were given up.
-    async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
-        let dead: Vec<_> = self.live.progress().dead().collect();
-        let mut shards = Shards::new(self.jobs.inner.vault.clone(), &self.case.plan);
-        let mut letters = Vec::with_capacity(dead.len());
-        for GivenUp { stage, task, attempts, problem } in dead {
-            let slices = if stage == 0 { shards.partition(task).await?.slices } else { Vec::new() };
-            let input = slices.into_iter().map(|slice| slice.object.uri).collect();
-            letters.push(DeadLetter { stage, task, input, attempts, problem });
-        }
-        Ok(letters)
-    }
-
     async fn end(mut self, ending: Ending) -> Result<()> {
         let inner = Arc::clone(&self.jobs.inner);
-        let letters = self.dead_letters().await?;
+        let dead: Vec<_> = self.live.progress().dead().collect();
+        let failed = letters::bury(&inner.vault, &self.case.plan, &dead).await?;
         let estimate = self.estimate(&ending);
-        let products = Products::of(&self.case.job, &self.live.progress(), letters, estimate);
+        let products = Products::of(&self.case.job, &self.live.progress(), failed, estimate);
         let closing = Closing {
             vault: &inner.vault,
             backbone: &inner.backbone,
@@ -296,7 +289,7 @@ impl Coordinator {
     /// Takes in what the bus brought; answers whether anything was missed.
     async fn take_in(&mut self, events: Vec<Heard>) -> Result<bool> {
         let (id, mut lagged) = (self.case.job.id, false);
-        let (mut commits, mut unread) = (Vec::new(), BTreeSet::new());
+        let mut unread = BTreeSet::new();
         for event in events {
             if self.note_overtaken(&event) {
                 self.dirty = true;
@@ -307,7 +300,7 @@ impl Coordinator {
                     let known = self.live.progress().knows(stage, group, round);
                     match commit {
                         _ if known => {}
-                        Some(commit) => commits.push(*commit),
+                        Some(commit) => self.take(*commit),
                         None => drop(unread.insert(keys::commit(&id, stage, group, round))),
                     }
                 }
@@ -319,15 +312,18 @@ impl Coordinator {
                 Heard::Lagged => lagged = true,
             }
         }
-        match case::read_commits(&self.jobs.inner.vault, unread).await {
-            Ok(read) => commits.extend(read),
-            // To begin anew would be to read all commits again.
-            Err(error) if error.is_transient() => {
-                tracing::warn!(job = %id, %error, "commits are left to the next look");
+        let mut commits = std::pin::pin!(case::find_each(&self.jobs.inner.vault, unread));
+        while let Some(read) = commits.next().await {
+            match read {
+                Ok(commit) => self.take(commit),
+                // To begin anew would be to read all commits again.
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(job = %id, %error, "commits are left to the next look");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
-        self.take(commits);
         Ok(lagged)
     }
 
@@ -346,25 +342,26 @@ impl Coordinator {
         let count = keys.len();
         let mut commits = std::pin::pin!(case::read_each(&self.jobs.inner.vault, keys));
         while let Some(commit) = commits.try_next().await? {
-            self.take(vec![commit]);
+            self.take(commit);
         }
         Ok(count)
     }
 
-    fn take(&mut self, commits: Vec<Commit>) {
+    fn take(&mut self, commit: Commit) {
         let id = self.case.job.id;
-        for commit in commits.into_iter().filter(|commit| commit.job == id) {
-            self.leases.committed((commit.stage, commit.group, commit.round));
-            self.live.stragglers().saw(&commit.worker);
-            let failures = self.live.progress().absorb(commit);
-            for failure in failures {
-                let FailedAttempt { stage, task, attempt, given_up, problem } = failure;
-                tracing::debug!(job = %id, stage, task, attempt, given_up, %problem, "a task failed");
-                self.case.record.note_failure(stage, task, attempt, given_up, problem);
-            }
-            self.patience.committed(now());
-            self.dirty = true;
+        if commit.job != id {
+            return;
         }
+        self.leases.committed((commit.stage, commit.group, commit.round));
+        self.live.stragglers().saw(&commit.worker);
+        let failures = self.live.progress().absorb(commit);
+        for failure in failures {
+            let FailedAttempt { stage, task, attempt, given_up, problem } = failure;
+            tracing::debug!(job = %id, stage, task, attempt, given_up, %problem, "a task failed");
+            self.case.record.note_failure(stage, task, attempt, given_up, problem);
+        }
+        self.patience.committed(now());
+        self.dirty = true;
     }
 
     /// Queues what may run now; a further round once it has waited.

@@ -13,10 +13,7 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
     answer::Answer,
-    commit::{
-        AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME, Manifest, OutputObject,
-        RESULT_NAME, SUCCESS_NAME,
-    },
+    commit::{AllFailed, AnswerRef, MANIFEST_NAME, Manifest, OutputObject, RESULT_NAME, SUCCESS_NAME},
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
     names::{FunctionRef, Qualifier},
@@ -33,7 +30,7 @@ use crate::jobs::{
     claim,
     ending::Ending,
     error::{Error, Result},
-    manifest,
+    manifest::{self, Failed},
     prints::{Fingerprint, Prints},
     progress::Progress,
     reuse::{cache, kept},
@@ -55,9 +52,8 @@ pub async fn stop_tasks(backbone: &Backbone, id: &Uuid) -> Result<()> {
 pub struct Products {
     manifest: Manifest,
     answer: Option<AnswerRef>,
-    dead_letters: Vec<DeadLetter>,
-    /// Whether the manifest says all of them.
-    told: bool,
+    /// Whether more is to be said of what failed than the manifest does.
+    is_cut: bool,
     partitions: usize,
     tasks: TaskCounts,
     receipt: Receipt,
@@ -66,16 +62,10 @@ pub struct Products {
 }
 
 impl Products {
-    /// The products of a job as they stand, and the tasks that gave none.
-    pub fn of(
-        job: &Job,
-        progress: &Progress,
-        dead_letters: Vec<DeadLetter>,
-        estimate: Option<Estimate>,
-    ) -> Self {
+    /// The products of a job as they stand, and what is said of the tasks that gave none.
+    pub fn of(job: &Job, progress: &Progress, failed: Failed, estimate: Option<Estimate>) -> Self {
         let objects: Vec<_> = progress.tables().cloned().collect();
         let qualifier = Qualifier::Version(job.version);
-        let (failed, told) = manifest::failed(&dead_letters);
         let manifest = Manifest {
             job: job.id,
             function: FunctionRef { name: job.document.function.name.clone(), qualifier },
@@ -83,7 +73,7 @@ impl Products {
             bytes: objects.iter().map(|object| object.size).sum(),
             objects,
             shards: Vec::new(),
-            failed,
+            failed: failed.first,
             all_failed: None,
         };
         let mut tasks = progress.counts();
@@ -94,7 +84,7 @@ impl Products {
         let receipt = Receipt { usage, attempts, second_attempts, cache_hits, elapsed_ms: 0 };
         let partitions = progress.stages().first().map_or(0, |stage| stage.tasks().len());
         let answer = progress.answer().cloned();
-        Self { manifest, answer, dead_letters, told, partitions, tasks, receipt, estimate }
+        Self { manifest, answer, is_cut: failed.is_cut, partitions, tasks, receipt, estimate }
     }
 
     /// The answer, when it is small.
@@ -153,7 +143,6 @@ impl Closing<'_> {
             estimate: None,
             warnings: warnings.to_vec(),
         };
-        self.bury(&products.dead_letters).await?;
         let elapsed = ending.ended_at.since(self.job.submitted_at);
         outcome.receipt.elapsed_ms = whole_ms(elapsed);
         if outcome.state == JobState::Succeeded && products.estimate.is_some() {
@@ -201,20 +190,6 @@ impl Closing<'_> {
         if self.vault.write_once(&key, &outcome).await? { Ok(outcome) } else { self.vault.expect(&key).await }
     }
 
-    /// Writes down the tasks that failed for good.
-    async fn bury(&self, letters: &[DeadLetter]) -> Result<()> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        let key = keys::dead_letters(&self.job.id);
-        let mut body = Vec::new();
-        for letter in letters {
-            serde_json::to_writer(&mut body, letter).map_err(|e| Error::damaged(&key, e))?;
-            body.push(b'\n');
-        }
-        self.vault.write_bytes_once(&key, body.into(), "application/jsonl").await.map(|_| ())
-    }
-
     /// Makes the output visible: the answer first, where there is one, then the manifest that says
     /// that all is there. False when another coordinator has ended the job already.
     async fn publish(&self, products: &Products) -> Result<bool> {
@@ -222,9 +197,9 @@ impl Closing<'_> {
         let uri = self.output.join(MANIFEST_NAME)?;
         let options = self.marked(PutOptions::typed("application/jsonl"));
         let mut head = manifest::lay_out(store, self.output, &products.manifest, &options).await?;
-        if !products.told {
+        if products.is_cut {
             let uri = self.vault.uri(&keys::dead_letters(&self.job.id))?;
-            head.all_failed = Some(AllFailed { tasks: products.dead_letters.len() as u64, uri });
+            head.all_failed = Some(AllFailed { tasks: products.tasks.failed, uri });
         }
         let tried = match self.publish_head(&uri, &head, products).await {
             Err(Error::Refused(refusal)) => self.after_refusal(&uri, &head, refusal).await?,
@@ -418,13 +393,13 @@ impl Closing<'_> {
 
 /// What the author must know of an output in which something is missing.
 fn missing(products: &Products) -> Option<String> {
-    let first = products.dead_letters.first()?;
-    let count = products.dead_letters.len();
-    let objects: Vec<_> = first.input.iter().take(FAILED_INPUTS_MAX).map(ToString::to_string).collect();
-    let named = if products.told { "names them all" } else { "says where they are named" };
+    let first = products.manifest.failed.first()?;
+    let objects: Vec<_> = first.input.iter().map(ToString::to_string).collect();
+    let named = if products.is_cut { "says where they are named" } else { "names them all" };
     Some(format!(
-        "{count} of {} partitions failed and are missing in the output, which tolerates that: the first is task {} over \
+        "{} of {} partitions failed and are missing in the output, which tolerates that: the first is task {} over \
          {} ({}); the manifest {named}, and fanfold job retry runs them again",
+        products.tasks.failed,
         products.partitions,
         first.task,
         objects.join(" and "),

@@ -176,8 +176,7 @@ fn products(job: &Uuid, objects: usize) -> Products {
     Products {
         manifest,
         answer: None,
-        dead_letters: Vec::new(),
-        told: true,
+        is_cut: false,
         partitions: 1,
         tasks: TaskCounts::default(),
         receipt: Receipt::default(),

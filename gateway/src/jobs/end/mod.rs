@@ -7,4 +7,5 @@
 
 pub(super) mod expiry;
 pub(super) mod finish;
+pub(super) mod letters;
 pub(super) mod sweep;

@@ -106,18 +106,21 @@ impl Sweep<'_> {
         Ok(count)
     }
 
-    /// Open uploads of attempts at the job's tasks: to its output, and of what they stage.
+    /// Open uploads of attempts at the job's tasks, to its output and of what they stage, and of its
+    /// dead letters, which are complete when this runs.
     async fn uploads(&self, vault: &Vault) -> Result<Vec<(ObjectUri, String)>> {
         let (parts, staged) = (format!("{}part-", self.output.key()), keys::all_staged(&self.job.id));
+        let (folder, letters) = (keys::job(&self.job.id), keys::dead_letters(&self.job.id));
         let oldest = self.oldest();
         let (output, own) = tokio::try_join!(
             open_uploads(vault, self.output.bucket(), &parts),
-            open_uploads(vault, vault.bucket(), &staged),
+            open_uploads(vault, vault.bucket(), &folder),
         )?;
         let name = |key: &str| manifest::is_part(key.strip_prefix(self.output.key()).unwrap_or_default());
         let output = output.into_iter().filter(|upload| name(&upload.key) && upload.begun >= oldest);
         let output = output.map(|upload| (self.output.bucket(), upload));
-        let own = own.into_iter().map(|upload| (vault.bucket(), upload));
+        let own = own.into_iter().filter(|upload| upload.key.starts_with(&staged) || upload.key == letters);
+        let own = own.map(|upload| (vault.bucket(), upload));
         let place = |(bucket, upload): (&str, Upload)| Ok((ObjectUri::new(bucket, upload.key)?, upload.id));
         output.chain(own).map(place).collect()
     }

@@ -6,6 +6,7 @@
 //! Invariant: who is merged with whom, and in which order, follows from the plan
 //! alone; the state after a set of commits does not depend on the order in which
 //! they came, but what is held on the way does: least where later stages come first.
+//! Of what failed only the kind is held, and where the rest can be read.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,7 +25,7 @@ use super::{
     outcomes::{absent, accept, rows},
     overtaken::AllOvertaken,
     policy::{Policy, may_help},
-    slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
+    slots::{FailedAttempt, Failure, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
     stragglers::Place,
 };
 
@@ -222,7 +223,7 @@ impl Progress {
         }
         let tasks = self.stages[stage as usize].open_tasks(group);
         let first = tasks.first().map(|task| &self.stages[stage as usize].tasks()[*task as usize]);
-        let failed = first.and_then(|slot| slot.problem.as_deref().cloned());
+        let failed = first.and_then(|slot| slot.failed).map(|(code, _)| code);
         Some(Leased { spec: self.spec(stage, group, tasks), second: open.second, failed })
     }
 
@@ -253,7 +254,7 @@ impl Progress {
 
     /// The task that ends the job, if there is one: of several the first in the
     /// plan, whichever came first.
-    pub fn given_up(&self) -> Option<GivenUp> {
+    pub fn given_up(&self) -> Option<Failure> {
         if !self.is_hopeless() {
             return None;
         }
@@ -262,14 +263,15 @@ impl Progress {
     }
 
     /// Every task that was given up, in the plan's order.
-    pub fn dead(&self) -> impl Iterator<Item = GivenUp> {
+    pub fn dead(&self) -> impl Iterator<Item = Failure> {
         (0..).zip(&self.stages).flat_map(|(stage, content)| {
-            content.standing(&[TaskState::Failed], 0).filter_map(move |task| {
-                let slot = &content.tasks()[task as usize];
-                let problem = slot.problem.as_deref()?.clone();
-                Some(GivenUp { stage, task, attempts: slot.attempts, problem })
-            })
+            content.standing(&[TaskState::Failed], 0).filter_map(move |task| content.failure(stage, task))
         })
+    }
+
+    /// Why the last attempt at a task failed, unless it is done or was never tried.
+    pub fn failure(&self, stage: u32, task: u32) -> Option<Failure> {
+        self.stages.get(stage as usize)?.failure(stage, task)
     }
 
     /// Tasks given up, and how many are tolerated.
@@ -406,7 +408,7 @@ impl Progress {
         let mut again = Vec::new();
         for task in open {
             let committed = given.remove(&task).unwrap_or_else(|| absent(task, commit.round + 1));
-            if self.settle_task(stage, committed, failures) {
+            if self.settle_task((stage, commit.round), committed, failures) {
                 again.push(task);
             }
         }
@@ -423,8 +425,13 @@ impl Progress {
         }
     }
 
-    /// Takes what came of one task; true when it is to be tried again.
-    fn settle_task(&mut self, stage: u32, committed: TaskCommit, failures: &mut Vec<FailedAttempt>) -> bool {
+    /// Takes what came of one task in a round; true when it is to be tried again.
+    fn settle_task(
+        &mut self,
+        (stage, round): (u32, u32),
+        committed: TaskCommit,
+        failures: &mut Vec<FailedAttempt>,
+    ) -> bool {
         let TaskCommit { index, attempt, outcome, usage, .. } = committed;
         self.usage.add_cost(&usage);
         self.attempts += u64::from(attempt > 0);
@@ -445,11 +452,12 @@ impl Progress {
             Err(problem) => problem,
         };
         let given_up = attempt >= self.policy.attempts || !may_help(&problem);
-        self.stages[stage as usize].failed(index, given_up, attempt, problem.clone(), &usage);
+        let failed = FailedAttempt { stage, task: index, attempt, given_up, problem };
+        self.stages[stage as usize].failed(&failed, round, &usage);
         if given_up {
             self.failed[usize::from(stage > 0)] += 1;
         }
-        failures.push(FailedAttempt { stage, task: index, attempt, given_up, problem });
+        failures.push(failed);
         !given_up
     }
 

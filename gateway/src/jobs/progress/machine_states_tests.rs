@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which states are held while commits come in whatever order.
+//! Which states, and which words of failures, are held while commits come in whatever order.
 
 use super::*;
+use crate::jobs::progress::outcomes::why;
 
 /// States that are held.
 fn states(progress: &Progress) -> usize {
@@ -47,4 +48,65 @@ fn whoever_only_shows_tasks_holds_no_states() {
         let tables = if shape == Shape::MapAggregate { 100 } else { 0 };
         assert_eq!(progress.tables().count(), tables);
     }
+}
+
+#[test]
+fn of_a_failure_the_kind_is_held_and_the_commit_that_has_the_words() {
+    const TASKS: u32 = 100;
+    let plan = plan(Shape::Map, &[1; TASKS as usize]);
+    // A wrong table is not tried again; a trap is.
+    let fails = |task: u32, round: u32| {
+        let code = if task.is_multiple_of(3) { ErrorKind::CsvMalformed } else { ErrorKind::GuestTrapped };
+        Some(Problem::new(code, format!("words about {task} in {round}")))
+    };
+    let commits = history_of(&plan, &fails);
+    for backwards in [false, true] {
+        let mut progress = Progress::new(plan.clone(), Policy { tolerated: u64::from(TASKS), ..POLICY });
+        let order: Vec<_> =
+            if backwards { commits.values().rev().collect() } else { commits.values().collect() };
+        order.into_iter().for_each(|commit| drop(progress.absorb(commit.clone())));
+        assert!(progress.is_complete(), "{backwards}");
+        assert!(!format!("{progress:?}").contains("words about"), "{backwards}");
+        for failure in progress.dead() {
+            let (place, task) = failure.place();
+            let round = if task.is_multiple_of(3) { 0 } else { 2 };
+            assert_eq!((place.2, failure.attempts), (round, round + 1));
+            let problem = why(&commits[&place], task);
+            assert_eq!((Some(&problem), problem.code), (fails(task, round).as_ref(), failure.code));
+        }
+        let dead: Vec<_> = progress.dead().map(|failure| failure.task).collect();
+        assert_eq!(dead, (0..TASKS).collect::<Vec<_>>(), "{backwards}");
+    }
+}
+
+/// The commits of a job of which the tasks that `fails` names fail, by their places.
+fn history_of(plan: &Plan, fails: &impl Fn(u32, u32) -> Option<Problem>) -> BTreeMap<Place, Commit> {
+    let mut progress = Progress::new(plan.clone(), Policy { tolerated: plan.tasks(), ..POLICY });
+    let (mut leased, mut commits) = (progress.release(), BTreeMap::new());
+    while let Some(spec) = leased.pop() {
+        let commit = commit(plan, &spec, fails);
+        commits.insert((spec.stage, spec.group, spec.round), commit.clone());
+        progress.absorb(commit);
+        leased.extend(progress.release());
+    }
+    commits
+}
+
+#[test]
+fn a_commit_says_again_why_a_task_failed() {
+    let plan = plan(Shape::Map, &[1; 3]);
+    let mut progress = Progress::new(plan.clone(), POLICY);
+    let leased = progress.release();
+    let mut commit = commit(&plan, &leased[0], |task, _| (task == 0).then(|| crash(ErrorKind::GuestTrapped)));
+    // Of another kind, and not named.
+    commit.tasks[1].outcome = TaskOutcome::State(StateRef::Inline("x".to_owned()));
+    commit.tasks.truncate(2);
+    let failures = progress.absorb(commit.clone());
+    assert_eq!(failures.len(), 3);
+    for failed in failures {
+        let held = progress.failure(0, failed.task).unwrap();
+        assert_eq!((held.code, held.attempts), (failed.problem.code, failed.attempt));
+        assert_eq!(why(&commit, failed.task), failed.problem);
+    }
+    assert!(progress.failure(0, 3).is_none() && progress.failure(1, 0).is_none());
 }

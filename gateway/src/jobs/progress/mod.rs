@@ -9,7 +9,7 @@
 mod bits;
 mod eta;
 mod machine;
-mod outcomes;
+pub(super) mod outcomes;
 mod overtaken;
 pub(super) mod policy;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{TaskCommit, TaskOutcome},
+    commit::{Commit, TaskCommit, TaskOutcome},
     invocation::Usage,
     plan::{
         Plan,
@@ -24,10 +24,17 @@ pub fn accept(plan: &Plan, stage: u32, outcome: TaskOutcome) -> Result<TaskOutco
         (TaskOutcome::Mapped { .. }, MapAggregate, _) if stage == 0 => Ok(outcome),
         (TaskOutcome::State(_), Group | MapGroup, _) if stage == 0 => Ok(outcome),
         (TaskOutcome::Table(_), Group | MapGroup, _) if stage > 0 => Ok(outcome),
-        _ => Err(Problem::new(
-            ErrorKind::Internal,
-            format!("expected the product of stage {stage}, found one of another kind; upgrade the worker"),
-        )),
+        _ => Err(of_another_kind(stage)),
+    }
+}
+
+/// Why this commit makes a task one that failed, which it is known to do.
+pub fn why(commit: &Commit, task: u32) -> Problem {
+    // Of a task that is named twice the last counts.
+    match commit.tasks.iter().rev().find(|committed| committed.index == task).map(|task| &task.outcome) {
+        Some(TaskOutcome::Failed(problem)) => problem.clone(),
+        Some(_) => of_another_kind(commit.stage),
+        None => unnamed(),
     }
 }
 
@@ -43,10 +50,17 @@ pub fn rows(plan: &Plan, stage: u32, usage: Usage) -> Usage {
 
 /// A task that its lease's commit does not name.
 pub fn absent(task: u32, attempt: u32) -> TaskCommit {
-    let problem = Problem::new(
-        ErrorKind::Internal,
-        "expected the commit to name the task, it did not; upgrade the worker",
-    );
-    let outcome = TaskOutcome::Failed(problem);
+    let outcome = TaskOutcome::Failed(unnamed());
     TaskCommit { index: task, attempt, outcome, usage: Usage::default(), looked_outside: false }
+}
+
+fn of_another_kind(stage: u32) -> Problem {
+    Problem::new(
+        ErrorKind::Internal,
+        format!("expected the product of stage {stage}, found one of another kind; upgrade the worker"),
+    )
+}
+
+fn unnamed() -> Problem {
+    Problem::new(ErrorKind::Internal, "expected the commit to name the task, it did not; upgrade the worker")
 }

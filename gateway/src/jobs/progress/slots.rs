@@ -8,13 +8,16 @@
 use std::{ops::Range, time::Duration};
 
 use fanfold_protocol::{
-    Problem,
+    ErrorKind, Problem,
     commit::TaskOutcome,
     invocation::Usage,
     plan::{Plan, StateRef},
 };
 
-use super::bits::{self, Bits};
+use super::{
+    bits::{self, Bits},
+    stragglers::Place,
+};
 
 /// An attempt at a task that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,20 +57,31 @@ pub struct Leased {
     /// Whether it was begun a second time.
     pub second: bool,
     /// Why the attempt before at its first task failed.
-    pub failed: Option<Problem>,
+    pub failed: Option<ErrorKind>,
 }
 
-/// A task that was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenUp {
+/// A task whose last attempt failed: why in a word, and which commit has all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
     /// Stage of the plan.
     pub stage: u32,
     /// The task.
     pub task: u32,
     /// Attempts made.
     pub attempts: u32,
-    /// Why the last one failed.
-    pub problem: Problem,
+    /// The kind of the problem.
+    pub code: ErrorKind,
+    /// Group of the commit.
+    pub group: u32,
+    /// Round of the commit.
+    pub round: u32,
+}
+
+impl Failure {
+    /// The place of the commit, and the task in it.
+    pub fn place(&self) -> (Place, u32) {
+        ((self.stage, self.group, self.round), self.task)
+    }
 }
 
 /// Where a task stands.
@@ -163,8 +177,9 @@ pub struct Slot {
     pub attempts: u32,
     /// What it gave, until nobody needs it any more; none of a table without rows.
     pub product: Option<Box<TaskOutcome>>,
-    /// Why the last attempt failed.
-    pub problem: Option<Box<Problem>>,
+    /// Why the last attempt failed, and in which round. The words, up to 4 KiB of them, are in
+    /// the commit alone.
+    pub failed: Option<(ErrorKind, u32)>,
     /// What all attempts took, as the job's sum has it. Rows are those of the one that
     /// counts, what reducers are handed included.
     pub took: Took,
@@ -173,7 +188,7 @@ pub struct Slot {
 impl Slot {
     fn new() -> Self {
         let took = Took::Small([0; 9]);
-        Self { state: TaskState::Waiting, attempts: 0, product: None, problem: None, took }
+        Self { state: TaskState::Waiting, attempts: 0, product: None, failed: None, took }
     }
 }
 
@@ -270,6 +285,13 @@ impl Stage {
         u32::try_from(group).ok()
     }
 
+    /// Why the last attempt at a task of this `stage` failed.
+    pub fn failure(&self, stage: u32, task: u32) -> Option<Failure> {
+        let slot = self.tasks.get(task as usize)?;
+        let (code, round) = slot.failed?;
+        Some(Failure { stage, task, attempts: slot.attempts, code, group: self.group_of(task)?, round })
+    }
+
     /// The first task of a group and their number.
     pub fn range(&self, group: u32) -> (u32, u32) {
         let first = self.groups[group as usize].first;
@@ -299,13 +321,14 @@ impl Stage {
     pub fn done(&mut self, task: u32, attempt: u32, product: TaskOutcome, usage: &Usage) {
         let slot = self.note(task, TaskState::Done, attempt, usage);
         slot.product = (product != TaskOutcome::Table(None)).then(|| Box::new(product));
-        slot.problem = None;
+        slot.failed = None;
     }
 
-    /// An attempt at a task failed, which is given up or tried again.
-    pub fn failed(&mut self, task: u32, given_up: bool, attempt: u32, problem: Problem, usage: &Usage) {
-        let state = if given_up { TaskState::Failed } else { TaskState::Again };
-        self.note(task, state, attempt, usage).problem = Some(Box::new(problem));
+    /// An attempt at a task failed in a round, which is given up or tried again.
+    pub fn failed(&mut self, attempt: &FailedAttempt, round: u32, usage: &Usage) {
+        let state = if attempt.given_up { TaskState::Failed } else { TaskState::Again };
+        let slot = self.note(attempt.task, state, attempt.attempt, usage);
+        slot.failed = Some((attempt.problem.code, round));
     }
 
     /// The states that these tasks gave were merged, and are of no more use.
@@ -341,7 +364,6 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use fanfold_protocol::{
-        ErrorKind,
         digest::Digest,
         plan::{Shape, Weight},
     };
@@ -352,6 +374,12 @@ mod tests {
     fn stage(tasks: usize) -> Stage {
         let plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), Shape::Map, &vec![Weight::default(); tasks]);
         Stage::new(&plan, 0)
+    }
+
+    /// The first attempt at a task.
+    fn failed(task: u32, given_up: bool) -> FailedAttempt {
+        let problem = Problem::new(ErrorKind::GuestTrapped, "test");
+        FailedAttempt { stage: 0, task, attempt: 1, given_up, problem }
     }
 
     #[test]
@@ -396,7 +424,7 @@ mod tests {
             (took.wall_us, took.memory_bytes_peak, took.rows_in, took.bytes_in)
         };
         stage.lease(0, &[0]);
-        stage.failed(0, false, 1, Problem::new(ErrorKind::GuestTrapped, "test"), &usage(9, 5));
+        stage.failed(&failed(0, false), 0, &usage(9, 5));
         assert_eq!(numbers(&stage), (9, 9, 0, 3));
         stage.done(0, 2, TaskOutcome::Table(None), &usage(7, 6));
         assert_eq!(numbers(&stage), (16, 9, 6, 6));
@@ -406,14 +434,14 @@ mod tests {
     #[test]
     fn a_task_stands_in_one_place() {
         let mut stage = stage(6);
-        let (usage, problem) = (Usage::default(), Problem::new(ErrorKind::GuestTrapped, "test"));
+        let usage = Usage::default();
         let tasks: Vec<u32> =
             (0..stage.groups.len() as u32).flat_map(|group| stage.open_tasks(group)).collect();
         assert_eq!(tasks, [0, 1, 2, 3, 4, 5]);
         stage.lease(0, &[0, 1, 2, 3]);
         stage.done(0, 1, TaskOutcome::Table(None), &usage);
-        stage.failed(1, false, 1, problem.clone(), &usage);
-        stage.failed(2, true, 1, problem, &usage);
+        stage.failed(&failed(1, false), 0, &usage);
+        stage.failed(&failed(2, true), 0, &usage);
         let places = [
             (TaskState::Failed, vec![2]),
             (TaskState::Leased, vec![3]),

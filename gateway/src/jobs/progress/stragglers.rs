@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{Problem, commit::RunningNotice, invocation};
+use fanfold_protocol::{ErrorKind, commit::RunningNotice, invocation};
 
 use super::{machine::Progress, slots::LeaseSpec};
 
@@ -138,7 +138,7 @@ pub fn why(
     spec: &LeaseSpec,
     bytes: Option<u64>,
     mean: u64,
-    failed: Option<&Problem>,
+    failed: Option<ErrorKind>,
     second: bool,
 ) -> String {
     let mut reasons = Vec::new();
@@ -152,8 +152,8 @@ pub fn why(
     if !spec.states.is_empty() {
         reasons.push(format!("merges {} states", spec.states.len()));
     }
-    if let Some(problem) = failed {
-        reasons.push(format!("attempt {}, after {}", spec.round + 1, problem.code));
+    if let Some(code) = failed {
+        reasons.push(format!("attempt {}, after {code}", spec.round + 1));
     }
     if second {
         reasons.push("a second attempt runs beside it".to_owned());
@@ -272,9 +272,8 @@ mod tests {
         assert_eq!(why(&spec(&[1], 0), Some(150), 100, None, false), "no more input than others");
         assert_eq!(why(&spec(&[1], 0), None, 100, None, false), "no reason that is known");
         assert_eq!(why(&spec(&[1, 2], 0), Some(300), 100, None, false), "2 tasks one after the other");
-        let problem = Problem::new(fanfold_protocol::ErrorKind::GuestTrapped, "test");
         assert_eq!(
-            why(&spec(&[1], 1), Some(730), 100, Some(&problem), true),
+            why(&spec(&[1], 1), Some(730), 100, Some(ErrorKind::GuestTrapped), true),
             "7 times the input of others; attempt 2, after guest-trapped; a second attempt runs beside it"
         );
     }

@@ -8,7 +8,7 @@
 //! before the first lease is queued, and so are folds of nothing else.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::HashSet,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -31,9 +31,10 @@ use super::{
 };
 use crate::jobs::{
     Jobs,
-    case::{self, Case},
+    case::Case,
     claim::Key,
     error::{Error, Result},
+    failures::Problems,
     plan::{self, carried::check_carried, filter, planning, submit::Wanted, union},
     prints::Prints,
     record::JobRecord,
@@ -105,29 +106,15 @@ impl Earlier {
         }
         let mut comparison = comparing.finish();
         let failed = comparison.differing.iter().filter_map(|differing| differing.before);
-        let problems = self.problems(vault, failed.collect()).await?;
+        let place = |task: u32| {
+            let (group, round) = self.traces.commit(0, task);
+            ((0, group, round), task)
+        };
+        let mut problems = Problems::read(vault, &self.job.id, failed.map(place).collect()).await?;
         for differing in &mut comparison.differing {
-            differing.problem = differing.before.and_then(|task| problems.get(&task)).cloned();
+            differing.problem = differing.before.and_then(|task| problems.take(0, task));
         }
         Ok(comparison)
-    }
-
-    /// Why these tasks of the first stage failed, by their number.
-    async fn problems(&self, vault: &Vault, tasks: BTreeSet<u32>) -> Result<HashMap<u32, Problem>> {
-        let places: BTreeSet<_> = tasks.iter().map(|task| self.traces.commit(0, *task)).collect();
-        let key = |(group, round): (u32, u32)| keys::commit(&self.job.id, 0, group, round);
-        let mut problems = HashMap::new();
-        for commit in case::read_commits(vault, places.into_iter().map(key).collect()).await? {
-            for task in commit.tasks {
-                if let TaskOutcome::Failed(problem) = task.outcome
-                    && tasks.contains(&task.index)
-                    && self.traces.commit(0, task.index) == (commit.group, commit.round)
-                {
-                    problems.insert(task.index, problem);
-                }
-            }
-        }
-        Ok(problems)
     }
 }
 
