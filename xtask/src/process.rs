@@ -76,11 +76,14 @@ const OPTIMISED: [&str; 8] = [
 
 /// As [`cargo`], with our own crates unoptimised, as tests have them: they are large,
 /// and optimising them takes longer than what their tests would gain. Dependencies
-/// are the same for both, and compiled once.
+/// are the same for both, and compiled once. A sum that overflows fails a test in all of
+/// ours, also in those that the benchmarks have as guests are built.
 pub fn cargo_for_tests() -> Command {
     let mut command = cargo();
     for name in OPTIMISED {
-        command.args(["--config", &format!("profile.dev.package.{name}.opt-level=0")]);
+        for setting in ["opt-level=0", "overflow-checks=true"] {
+            command.args(["--config", &format!("profile.dev.package.{name}.{setting}")]);
+        }
     }
     command
 }
