@@ -116,7 +116,7 @@ impl Messages {
             .map_err(|e| ArrowError::IpcError(format!("no message: {e}")))?;
         let Some((_, decoder)) = &mut self.table else {
             let first = || ArrowError::IpcError(format!("{:?} before a schema", header.header_type()));
-            let schema = Arc::new(try_fb_to_schema(header.header_as_schema().ok_or_else(first)?)?);
+            let schema = Arc::new(schema_of(header.header_as_schema().ok_or_else(first)?)?);
             let decoder = FileDecoder::new(shape::unread(&schema), header.version());
             self.table = Some((schema, decoder));
             return Ok(None);
@@ -130,6 +130,15 @@ impl Messages {
             _ => decoder.read_record_batch(&block, &Buffer::from(message)),
         }
     }
+}
+
+/// The schema of a message or a footer, whose numbers are read as they were written.
+pub(super) fn schema_of(stored: ipc::Schema<'_>) -> Result<Schema, ArrowError> {
+    if stored.endianness() != ipc::Endianness::Little {
+        let detail = "numbers in big-endian order; write them in little-endian order";
+        return Err(ArrowError::IpcError(detail.to_owned()));
+    }
+    try_fb_to_schema(stored)
 }
 
 fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
@@ -371,7 +380,7 @@ fn decompressed_bytes(batch: &ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, 
 mod tests {
     use arrow::{
         array::{ArrayRef, Int64Array, ListArray, StringArray},
-        datatypes::Int32Type,
+        datatypes::{DataType, Field, Int32Type},
     };
 
     use super::*;
@@ -392,6 +401,52 @@ mod tests {
                 .is_ok_and(|found| found.is_some_and(|f| f.body == frame.body + spare))
         };
         padded.find(is_told).unwrap()
+    }
+
+    /// A stream whose schema, with numbers in this order of bytes, names one column of this name again
+    /// and again. Tables lie before what they name, and their layouts before them all.
+    fn naming(columns: u32, name: &str, endianness: ipc::Endianness) -> Vec<u8> {
+        let halves = |values: &[u16]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let words = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let first = 72;
+        let field = first + 4 * columns;
+        let places: Vec<u32> = (0..columns).map(|n| field - (first + 4 * n)).collect();
+        let mut metadata = [
+            words(&[44]),
+            halves(&[10, 12, 8, 10, 4, 0]),
+            halves(&[8, 12, 8, 4]),
+            halves(&[12, 16, 4, 12, 13, 8]),
+            halves(&[8, 12, 4, 8]),
+            // The message: version 5, a schema.
+            words(&[40, 8]),
+            halves(&[4, 1]),
+            // The schema.
+            words(&[40, 8]),
+            halves(&[endianness.0 as u16, 0]),
+            words(&[columns]),
+            words(&places),
+            // The column: nullable, an integer of 64 bits with a sign.
+            words(&[field - 24, 24, 8]),
+            halves(&[0x0201, 0]),
+            words(&[field - 20, 64, 1]),
+            words(&[name.len() as u32]),
+            name.as_bytes().to_vec(),
+            vec![0],
+        ]
+        .concat();
+        metadata.resize(metadata.len().next_multiple_of(8), 0);
+        [&CONTINUATION[..], &(metadata.len() as i32).to_le_bytes(), &metadata].concat()
+    }
+
+    #[test]
+    fn numbers_in_another_order_are_refused() {
+        let [batch] =
+            <[RecordBatch; 1]>::try_from(decode(&naming(1, "number", ipc::Endianness::Little)).unwrap())
+                .unwrap();
+        assert_eq!(batch.schema().field(0), &Field::new("number", DataType::Int64, true));
+        let problem = decode(&naming(1, "number", ipc::Endianness::Big)).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::ArrowCorrupt);
+        assert!(problem.detail.contains("big-endian"), "{problem}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use arrow::{
     buffer::Buffer,
     datatypes::SchemaRef,
-    ipc::{Block, MetadataVersion, convert::try_fb_to_schema, reader::FileDecoder, root_as_footer},
+    ipc::{Block, MetadataVersion, reader::FileDecoder, root_as_footer},
 };
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -21,7 +21,7 @@ use fanfold_storage::Store;
 use super::{MESSAGE_BYTES_MAX, next_piece, of_object, too_large};
 use crate::tables::{
     guard::guard,
-    ipc::{Frame, Origin, check_message},
+    ipc::{Frame, Origin, check_message, schema_of},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
     shape::{self, Pieces},
@@ -235,7 +235,7 @@ fn parse(uri: &str, bytes: &[u8], size: u64) -> Result<Footer, Problem> {
     let place = format!("the footer of {uri}");
     let footer = root_as_footer(bytes).map_err(|e| corrupt(&place, &e.to_string()))?;
     let schema = footer.schema().ok_or_else(|| corrupt(&place, "no schema"))?;
-    let schema = try_fb_to_schema(schema).map_err(|e| corrupt(&place, &e.to_string()))?;
+    let schema = schema_of(schema).map_err(|e| corrupt(&place, &e.to_string()))?;
     let dictionaries: Vec<Block> = footer.dictionaries().into_iter().flatten().copied().collect();
     let batches: Vec<Block> = footer.recordBatches().into_iter().flatten().copied().collect();
     for block in dictionaries.iter().chain(&batches) {
