@@ -37,6 +37,13 @@ pub(super) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// A message with more rows than this has rows without bytes.
 const ROWS_MAX: i64 = limits::TRANSFER_BYTES_MAX as i64;
 
+/// What a schema may weigh once it is decoded. One that names the same column or text again and again
+/// is short, and a copy of it is made for each time.
+const SCHEMA_BYTES_MAX: usize = limits::PAGE_BYTES_MAX as usize;
+
+/// What a column weighs besides its texts, and a pair of metadata.
+const FIELD_BYTES: usize = 256;
+
 /// How many times as long as its batch a guest's message may be for that to lie in it.
 const SPARE_FACTOR: usize = 2;
 
@@ -132,13 +139,55 @@ impl Messages {
     }
 }
 
-/// The schema of a message or a footer, whose numbers are read as they were written.
+/// The schema of a message or a footer, once it is known to be one that can be held and whose
+/// numbers are read as they were written.
 pub(super) fn schema_of(stored: ipc::Schema<'_>) -> Result<Schema, ArrowError> {
     if stored.endianness() != ipc::Endianness::Little {
         let detail = "numbers in big-endian order; write them in little-endian order";
         return Err(ArrowError::IpcError(detail.to_owned()));
     }
+    if !is_held(stored) {
+        let detail = format!("a schema that takes more than {SCHEMA_BYTES_MAX} bytes; write fewer columns");
+        return Err(ArrowError::IpcError(detail));
+    }
     try_fb_to_schema(stored)
+}
+
+/// Whether the schema weighs no more than [`SCHEMA_BYTES_MAX`].
+fn is_held(stored: ipc::Schema<'_>) -> bool {
+    let mut bytes = texts(stored.custom_metadata().into_iter().flatten());
+    let mut open: Vec<ipc::Field<'_>> = stored.fields().into_iter().flatten().collect();
+    while let Some(field) = open.pop() {
+        let zone = field.type_as_timestamp().and_then(|timestamp| timestamp.timezone());
+        let own =
+            [field.name(), zone].into_iter().flatten().map(str::len).fold(FIELD_BYTES, usize::saturating_add);
+        bytes =
+            bytes.saturating_add(own).saturating_add(texts(field.custom_metadata().into_iter().flatten()));
+        if bytes > SCHEMA_BYTES_MAX {
+            return false;
+        }
+        open.extend(field.children().into_iter().flatten());
+    }
+    bytes <= SCHEMA_BYTES_MAX
+}
+
+/// Whether the schema in these bytes, a message as Parquet keeps it, weighs no more than
+/// [`SCHEMA_BYTES_MAX`]. What is no schema has no weight.
+pub(super) fn is_held_encoded(bytes: &[u8]) -> bool {
+    let prefixed = bytes.len() > PREFIX_BYTES && bytes.starts_with(&CONTINUATION);
+    let message = if prefixed { &bytes[PREFIX_BYTES..] } else { bytes };
+    root_as_message(message).ok().and_then(|message| message.header_as_schema()).is_none_or(is_held)
+}
+
+fn texts<'a>(pairs: impl Iterator<Item = ipc::KeyValue<'a>>) -> usize {
+    let bytes = |pair: ipc::KeyValue<'a>| {
+        [pair.key(), pair.value()]
+            .into_iter()
+            .flatten()
+            .map(str::len)
+            .fold(FIELD_BYTES, usize::saturating_add)
+    };
+    pairs.map(bytes).fold(0, usize::saturating_add)
 }
 
 fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
@@ -447,6 +496,22 @@ mod tests {
         let problem = decode(&naming(1, "number", ipc::Endianness::Big)).unwrap_err();
         assert_eq!(problem.code, ErrorKind::ArrowCorrupt);
         assert!(problem.detail.contains("big-endian"), "{problem}");
+    }
+
+    #[test]
+    fn a_schema_that_grows_when_it_is_decoded_is_refused() {
+        let long = "n".repeat(1 << 20);
+        for (columns, name) in [(64, long.as_str()), (300_000, "n")] {
+            let stream = naming(columns, name, ipc::Endianness::Little);
+            assert!(stream.len() < 2 << 20, "{}", stream.len());
+            let problem = decode(&stream).unwrap_err();
+            assert_eq!(problem.code, ErrorKind::ArrowCorrupt);
+            assert!(problem.detail.contains("a schema that takes more"), "{problem}");
+            assert!(!is_held_encoded(&stream) && !is_held_encoded(&stream[PREFIX_BYTES..]));
+        }
+        let stream = naming(1_000, "n", ipc::Endianness::Little);
+        assert!(decode(&stream).is_ok() && is_held_encoded(&stream));
+        assert!(is_held_encoded(b"no schema"));
     }
 
     #[test]

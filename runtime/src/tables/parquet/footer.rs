@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
+    size::ByteSize,
     stored::{
         parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
         schema,
@@ -25,7 +27,7 @@ use parquet::{
     schema::types::ColumnDescriptor,
 };
 
-use super::super::{guard::quote, ranges::Sparse, store_problem};
+use super::super::{guard::quote, ipc::is_held_encoded, ranges::Sparse, store_problem};
 use super::{WHOLE_BYTES, selection::Selection};
 
 /// The footer's bytes, and what was read with it: of a small object all.
@@ -67,6 +69,7 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
     let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
     schema::check(uri, footer)?;
     let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
+    check_arrow_schema(uri, &metadata)?;
     let stored =
         ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
     let columns = stored.schema().fields().len();
@@ -79,6 +82,24 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
         stored.schema().fields().iter().map(|field| read_field(field, &mut leaves)).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
     ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
+}
+
+/// Refuses arrow's own schema, which writers keep beside that of Parquet, where it is short only until
+/// it is decoded. One that is damaged is told of by the decoder.
+fn check_arrow_schema(uri: &str, metadata: &ParquetMetaData) -> Result<(), Problem> {
+    let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
+    let texts =
+        pairs.filter(|pair| pair.key == ARROW_SCHEMA_META_KEY).filter_map(|pair| pair.value.as_deref());
+    let mut decoded = texts.filter_map(|text| STANDARD.decode(text).ok());
+    if decoded.all(|bytes| is_held_encoded(&bytes)) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the schema that {uri} keeps as {ARROW_SCHEMA_META_KEY} must fit into {} once it is decoded, found more; \
+         write the object again without it",
+        ByteSize(limits::PAGE_BYTES_MAX)
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
 }
 
 /// Refuses to read an INTERVAL, of months, days and milliseconds, for which arrow has no decoder: it drops
