@@ -19,14 +19,13 @@ use crate::tables::{guard::quote, shape};
 /// The schema in which a table with this one is stored.
 ///
 /// # Errors
-/// `schema-mismatch` for unions, which Parquet does not have.
+/// `schema-mismatch` for what Parquet does not have: unions, and bytes of a fixed length of 0.
 pub(super) fn stored(schema: &Schema) -> Result<SchemaRef, Problem> {
-    let Some(field) = schema.fields().iter().find(|field| has_union(field.data_type())) else {
+    let Some(field) = schema.fields().iter().find(|field| is_foreign(field.data_type())) else {
         return Ok(shape::changed(schema, counted));
     };
     let detail = format!(
-        "column {} must have a type that Parquet has, found {}; write a column for each of its types, or the \
-         table as arrow",
+        "column {} must have a type that Parquet has, found {}; write columns of other types, or the table as arrow",
         quote(field.name()),
         quote(&field.data_type().to_string())
     );
@@ -65,11 +64,12 @@ fn counted(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-fn has_union(data_type: &DataType) -> bool {
+/// Whether Parquet has no such type. Its writer takes bytes of no length, and panics when they come.
+fn is_foreign(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Union(_, _) => true,
-        DataType::List(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => has_union(f.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|f| has_union(f.data_type())),
+        DataType::Union(_, _) | DataType::FixedSizeBinary(0) => true,
+        DataType::List(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => is_foreign(f.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|f| is_foreign(f.data_type())),
         _ => false,
     }
 }
@@ -139,10 +139,14 @@ mod tests {
     fn what_parquet_does_not_have_is_told() {
         let union = DataType::Union(UnionFields::empty(), UnionMode::Dense);
         let list = DataType::List(Arc::new(Field::new("item", union.clone(), true)));
-        for data_type in [union, list] {
+        let empty = DataType::FixedSizeBinary(0);
+        let member = DataType::Struct(vec![Field::new("empty", empty.clone(), true)].into());
+        for (data_type, part) in
+            [(union, "Union"), (list, "Union"), (empty, "FixedSizeBinary(0)"), (member, "FixedSizeBinary(0)")]
+        {
             let problem = stored(&Schema::new(vec![Field::new("either", data_type, true)])).unwrap_err();
             assert_eq!(problem.code, ErrorKind::SchemaMismatch);
-            assert!(problem.detail.contains("\"either\"") && problem.detail.contains("Union"), "{problem}");
+            assert!(problem.detail.contains("\"either\"") && problem.detail.contains(part), "{problem}");
         }
         let far: ArrayRef = Arc::new(TimestampSecondArray::from(vec![i64::MAX]));
         let problem = written(&RecordBatch::try_from_iter([("far", far)]).unwrap()).unwrap_err();
