@@ -14,6 +14,7 @@ use wasmtime::{
 use crate::{
     bindings::handler::HandlerFunction,
     host::{Host, wasi},
+    sandbox::told,
 };
 
 /// Names of the exports: handler, mapper, aggregator, grouper.
@@ -58,20 +59,17 @@ fn is_offered(import: &str) -> bool {
 
 /// An import that is offered in another version or with other types.
 pub(crate) fn import_problem(error: &wasmtime::Error) -> Problem {
-    Problem::new(
-        ErrorKind::ImportUnknown,
-        format!(
-            "expected imports as in {WIT_PACKAGE} and WASI 0.2, found: {error:#}; build it against those"
-        ),
-    )
+    let detail = format!(
+        "expected imports as in {WIT_PACKAGE} and WASI 0.2, found: {error:#}; build it against those"
+    );
+    told(Problem::new(ErrorKind::ImportUnknown, detail))
 }
 
 /// An export that has the right name and the wrong types.
 pub(crate) fn export_problem(error: &wasmtime::Error) -> Problem {
-    Problem::new(
-        ErrorKind::ExportMissing,
-        format!("expected exports as in {WIT_PACKAGE}, found: {error:#}; build it against that package"),
-    )
+    let detail =
+        format!("expected exports as in {WIT_PACKAGE}, found: {error:#}; build it against that package");
+    told(Problem::new(ErrorKind::ExportMissing, detail))
 }
 
 /// None of the exports is there.

@@ -38,7 +38,7 @@ use wasmtime_wasi::WasiCtx;
 use crate::{
     bindings::handler::fanfold::function::types,
     memory::Reservation,
-    sandbox::{Limiter, Log, timed},
+    sandbox::{Limiter, Log, timed, told},
     tables::{Settled, Skipped},
 };
 
@@ -363,6 +363,7 @@ impl types::Host for Host {
             Refusal::Trap(error) => Err(error),
             Refusal::Problem(problem) => {
                 self.issue(problem.code);
+                let problem = told(problem);
                 let retryable = problem.retryable();
                 Ok(types::Error { code: problem.code.code().to_owned(), message: problem.detail, retryable })
             }

@@ -183,6 +183,13 @@ pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     }
 }
 
+/// A problem of the host's own, which may quote what a guest or a file wrote, made as short and plain
+/// as a guest's.
+pub(crate) fn told(mut problem: Problem) -> Problem {
+    problem.detail = cut(&problem.detail, TEXT_BYTES_MAX);
+    problem
+}
+
 /// A guest's code, made to look like one.
 fn code(text: &str) -> String {
     let shaped = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
@@ -212,5 +219,14 @@ mod tests {
         assert_eq!(code(&"x".repeat(1_000)).len(), CODE_BYTES_MAX);
         assert_eq!(cut("a\nb\x1b[0m  ", 100), "a b [0m");
         assert_eq!(cut("äöü", 3), "ä…");
+    }
+
+    #[test]
+    fn the_hosts_words_are_cut_as_well() {
+        let detail = format!("found {}\n\u{1b}[0m", "x".repeat(1 << 20));
+        let problem = told(Problem::new(ErrorKind::ArrowCorrupt, detail));
+        assert_eq!(problem.code, ErrorKind::ArrowCorrupt);
+        assert_eq!(problem.detail.len(), TEXT_BYTES_MAX + '…'.len_utf8());
+        assert_eq!(told(Problem::new(ErrorKind::ArrowCorrupt, "a\n\tb")).detail, "a  b");
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 pub(crate) use self::{
-    end::{guest_problem, problem},
+    end::{guest_problem, problem, told},
     limiter::Limiter,
     log::{LINE_BYTES, Log, Source},
 };

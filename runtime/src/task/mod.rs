@@ -415,7 +415,7 @@ fn end(run: Run, returned: Result<Product, Fail>) -> TaskEnd {
     let host = run.store.data();
     let result = returned.map_err(|fail| match fail {
         Fail::Guest(error) => sandbox::guest_problem(&error, host),
-        Fail::Host(problem) => problem,
+        Fail::Host(problem) => sandbox::told(problem),
         Fail::Stopped(stop) => sandbox::problem(&stop, host),
     });
     let by_platform =
