@@ -147,6 +147,32 @@ async fn what_is_no_component_is_refused_with_its_own_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_with_other_types_is_told_of_as_one() {
+    let mistyped = |interface: &str, functions: &[&str]| {
+        let exports: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
+        let text = format!(
+            "(component
+               (core module $m (func (export \"f\") (result i32) (i32.const 1)))
+               (core instance $i (instantiate $m))
+               (func $f (result u32) (canon lift (core func $i \"f\")))
+               (instance $e {exports})
+               (export \"fanfold:function/{interface}@0.1.0\" (instance $e)))"
+        );
+        wat::parse_str(text).unwrap()
+    };
+    let check = |problem: Problem| {
+        assert_eq!(problem.code, ErrorKind::ExportMissing, "{problem}");
+        assert!(problem.detail.contains("expected exports as in fanfold:function"), "{problem}");
+    };
+    let platform = Platform::start().await;
+    // A handler has nothing to say when it is deployed.
+    let version = platform.deploy(mistyped("handler", &["handle"]), Settings::default()).await.unwrap();
+    check(platform.invoke(&version, b"", Duration::from_secs(5)).await.result.unwrap_err());
+    let version = platform.deploy(mistyped("mapper", &["describe", "map"]), Settings::default()).await;
+    check(version.unwrap_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_does_not_hold_up_its_neighbours() {
     let platform = Platform::start().await;
     let quick = platform.deploy(echo(), Settings::default()).await.unwrap();
