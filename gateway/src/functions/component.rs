@@ -38,7 +38,10 @@ pub enum CheckError {
         bytes_max: u64,
     },
     /// Something other than a component.
-    #[error("expected a WebAssembly component, found {found}; build the function with `fanfold build`")]
+    #[error(
+        "expected a WebAssembly component, found {found}; build the function with `fanfold build`, or in another \
+         language make a component of it with `wasm-tools component new`"
+    )]
     NotAComponent {
         /// What it looks like.
         found: &'static str,
@@ -57,7 +60,8 @@ pub enum CheckError {
     /// None of the exports that make a component a function.
     #[error(
         "expected at least one of the exports fanfold:function/handler, mapper, aggregator and grouper at 0.1, \
-         found {}; mark a function with #[fanfold::handler], #[fanfold::map] or #[fanfold::aggregate]", list(.found)
+         found {}; mark a function with #[fanfold::handler], #[fanfold::map] or #[fanfold::aggregate], or in another \
+         language build for a world of protocol/wit", list(.found)
     )]
     NoFunction {
         /// What is exported instead.
