@@ -472,6 +472,21 @@ def test_copies(bucket):
     assert code_of(S3.head_object, Bucket=bucket, Key="f")[1] == 404
 
 
+def test_a_plus_in_a_copy_s_source_is_a_space(bucket):
+    S3.put_object(Bucket=bucket, Key="a b", Body=b"space")
+    S3.put_object(Bucket=bucket, Key="c+d", Body=b"plus")
+    for source, found in (("a+b", b"space"), ("a%20b", b"space"), ("c%2Bd", b"plus")):
+        headers = {"x-amz-copy-source": f"{bucket}/{source}"}
+        status, _, answer = signed("PUT", f"/{bucket}/copied", headers)
+        assert status == 200 and body_of(bucket, "copied") == found, (source, answer)
+        at = {"Bucket": bucket, "Key": "in-parts"}
+        at["UploadId"] = S3.create_multipart_upload(**at)["UploadId"]
+        status, _, answer = signed("PUT", f"/{bucket}/in-parts?partNumber=1&uploadId={at['UploadId']}", headers)
+        assert status == 200, (source, answer)
+        assert [part["Size"] for part in S3.list_parts(**at)["Parts"]] == [len(found)], source
+    assert signed("PUT", f"/{bucket}/copied", {"x-amz-copy-source": f"{bucket}/c+d"})[0] == 404
+
+
 def test_what_a_writer_cannot_have_is_refused(bucket):
     for asked in (
         {"Tagging": "a=b"}, {"ServerSideEncryption": "AES256"}, {"ACL": "public-read"}, {"StorageClass": "GLACIER"},

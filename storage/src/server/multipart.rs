@@ -100,6 +100,7 @@ impl Shared {
     pub(super) async fn copy_part(
         &self,
         input: dto::UploadPartCopyInput,
+        headers: &HeaderMap,
     ) -> S3Result<dto::UploadPartCopyOutput> {
         let number = part_number(input.part_number)?;
         let upload = self.require_upload(&input.bucket, &input.key, &input.upload_id)?;
@@ -109,8 +110,8 @@ impl Shared {
             if_modified_since: input.copy_source_if_modified_since.as_ref(),
             if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
         };
-        let (bucket, key) = source_of(&input.copy_source)?;
-        let (found, mut range) = self.find_source(bucket, key, &conditions)?;
+        let (bucket, key) = source_of(headers)?;
+        let (found, mut range) = self.find_source(&bucket, &key, &conditions)?;
         if let Some(text) = &input.copy_source_range {
             range = of_copied_part(text, found.record.size)?;
         }

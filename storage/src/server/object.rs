@@ -229,9 +229,9 @@ impl Shared {
             replaces("metadata", input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str))?;
         // There are no tags to copy, and others are refused.
         replaces("tagging", input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str))?;
-        let (bucket, key) = source_of(&input.copy_source)?;
-        let (found, body_range) = self.find_source(bucket, key, &source_conditions(&input))?;
-        if (bucket, key) == (&*input.bucket, &*input.key) && !replaced {
+        let (bucket, key) = source_of(headers)?;
+        let (found, body_range) = self.find_source(&bucket, &key, &source_conditions(&input))?;
+        if (&*bucket, &*key) == (&*input.bucket, &*input.key) && !replaced {
             return Err(s3_error!(InvalidRequest, "a copy of an object to itself must replace its metadata"));
         }
         let attributes =
@@ -293,14 +293,17 @@ impl Shared {
     }
 }
 
-/// The bucket and the key that a copy reads.
-pub(super) fn source_of(source: &dto::CopySource) -> S3Result<(&str, &str)> {
-    match source {
-        dto::CopySource::Bucket { bucket, key, version_id } => {
+/// The bucket and the key that a copy reads. S3 takes a `+` there for a space, as forms have it, and
+/// some clients write spaces so; s3s leaves it.
+pub(super) fn source_of(headers: &HeaderMap) -> S3Result<(Box<str>, Box<str>)> {
+    let source = headers.get("x-amz-copy-source").and_then(|source| source.to_str().ok());
+    match dto::CopySource::parse(&source.unwrap_or_default().replace('+', "%20")) {
+        Ok(dto::CopySource::Bucket { bucket, key, version_id }) => {
             current_version(version_id.as_deref())?;
             Ok((bucket, key))
         }
-        _ => Err(s3_error!(NotImplemented, "a copy reads from a bucket, not from an access point")),
+        Ok(_) => Err(s3_error!(NotImplemented, "a copy reads from a bucket, not from an access point")),
+        Err(_) => Err(s3_error!(InvalidArgument, "x-amz-copy-source must be BUCKET/KEY, percent-encoded")),
     }
 }
 
@@ -481,4 +484,28 @@ impl Claims {
 /// Sizes fit: files are shorter than 2^63 bytes.
 pub(super) fn as_i64(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plus_in_a_copy_s_source_is_a_space() {
+        let check = |source: &'static str, expected: Result<(&str, &str), &str>| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-amz-copy-source"),
+                HeaderValue::from_static(source),
+            )]);
+            let found = source_of(&headers).map_err(|error| error.code().as_str().to_owned());
+            let found = found.as_ref().map(|(bucket, key)| (&**bucket, &**key)).map_err(|code| &**code);
+            assert_eq!(found, expected, "{source}");
+        };
+        check("/bank/a+b/c%2Bd%20e", Ok(("bank", "a b/c+d e")));
+        check("bank/a+b?versionId=null", Ok(("bank", "a b")));
+        check("bank%2F100%2525", Ok(("bank", "100%25")));
+        check("bank/a+b?versionId=1", Err("NoSuchVersion"));
+        check("bank", Err("InvalidArgument"));
+        check("", Err("InvalidArgument"));
+    }
 }

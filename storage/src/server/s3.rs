@@ -176,7 +176,7 @@ impl S3 for Service {
         &self,
         req: S3Request<dto::UploadPartCopyInput>,
     ) -> Call<dto::UploadPartCopyOutput> {
-        answer(self.0.copy_part(req.input).await?)
+        answer(self.0.copy_part(req.input, &req.headers).await?)
     }
 
     async fn complete_multipart_upload(
