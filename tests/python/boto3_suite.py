@@ -495,6 +495,12 @@ def test_what_a_writer_cannot_have_is_refused(bucket):
         begun = code_of(S3.create_multipart_upload, Bucket=bucket, Key="k", **asked)
         assert begun == ("NotImplemented", 501), asked
     S3.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="private", StorageClass="STANDARD")
+    new = f"{bucket}-new"
+    for asked in ({"ObjectLockEnabledForBucket": True}, {"ACL": "public-read"}, {"GrantWrite": "id=a"}):
+        assert code_of(S3.create_bucket, Bucket=new, **asked) == ("NotImplemented", 501), asked
+    assert code_of(S3.head_bucket, Bucket=new)[1] == 404
+    S3.create_bucket(Bucket=new, ACL="private", ObjectLockEnabledForBucket=False)
+    S3.delete_bucket(Bucket=new)
 
 
 def test_readers_choose_what_they_are_told(bucket):

@@ -26,7 +26,7 @@ const CONTENT_TYPE: &str = "binary/octet-stream";
 /// such a name.
 const EXPIRES: &str = "Expires:";
 /// Headers that ask for what this server does not do.
-const NOT_HERE: [&str; 12] = [
+const NOT_HERE: [&str; 13] = [
     "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-customer-algorithm",
     "x-amz-server-side-encryption-aws-kms-key-id",
@@ -38,12 +38,14 @@ const NOT_HERE: [&str; 12] = [
     "x-amz-grant-full-control",
     "x-amz-grant-read",
     "x-amz-grant-read-acp",
+    "x-amz-grant-write",
     "x-amz-grant-write-acp",
 ];
 /// Headers that ask for what there is only one of here, and what that may be called.
-const ONE_KIND: [(&str, &[&str]); 2] = [
+const ONE_KIND: [(&str, &[&str]); 3] = [
     ("x-amz-storage-class", &["STANDARD"]),
     ("x-amz-acl", &["private", "bucket-owner-full-control", "bucket-owner-read"]),
+    ("x-amz-bucket-object-lock-enabled", &["false", "False"]),
 ];
 
 /// Refuses what would otherwise look as if it were done.
@@ -61,7 +63,7 @@ pub(super) fn disallow_what_is_not_here(headers: &HeaderMap) -> S3Result<()> {
 pub(super) fn disallow_in_form(form: &dto::PostObjectInput) -> S3Result<()> {
     let is_other =
         |kind: Option<&str>, (_, kinds): &(&str, &[&str])| kind.is_some_and(|kind| !kinds.contains(&kind));
-    let [class, acl] = &ONE_KIND;
+    let [class, acl, ..] = &ONE_KIND;
     let asked = [
         is_other(form.storage_class.as_ref().map(dto::StorageClass::as_str), class),
         is_other(form.acl.as_ref().map(dto::ObjectCannedACL::as_str), acl),
@@ -220,6 +222,10 @@ mod tests {
         check("x-amz-storage-class", "GLACIER", false);
         check("x-amz-storage-class", "STANDARD", true);
         check("x-amz-meta-a", "b", true);
+        check("x-amz-bucket-object-lock-enabled", "true", false);
+        check("x-amz-bucket-object-lock-enabled", "false", true);
+        check("x-amz-bucket-object-lock-enabled", "False", true);
+        check("x-amz-grant-write", "id=a", false);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 
 use super::{
     REGION, Service,
-    attributes::put_expires,
+    attributes::{disallow_what_is_not_here, put_expires},
     commit::{Change, Condition, Victim},
     detour,
     object::current_version,
@@ -22,6 +22,7 @@ fn answer<T>(output: T) -> Call<T> {
 #[async_trait::async_trait]
 impl S3 for Service {
     async fn create_bucket(&self, req: S3Request<dto::CreateBucketInput>) -> Call<dto::CreateBucketOutput> {
+        disallow_what_is_not_here(&req.headers)?;
         let bucket = req.input.bucket;
         self.0.committer.commit(Change::CreateBucket { bucket: bucket.clone() }).await?;
         answer(dto::CreateBucketOutput { location: Some(format!("/{bucket}")) })

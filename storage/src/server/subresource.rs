@@ -18,8 +18,8 @@ const PLAIN_CALLS: [&str; 5] = ["CopyObject", "CreateBucket", "DeleteBucket", "D
 const OF_A_PART: [&str; 2] = ["partNumber", "uploadId"];
 
 /// The calls that say in headers what is to be written.
-const WRITES: [&str; 5] =
-    ["CopyObject", "CreateMultipartUpload", "PutObject", "UploadPart", "UploadPartCopy"];
+const WRITES: [&str; 6] =
+    ["CopyObject", "CreateBucket", "CreateMultipartUpload", "PutObject", "UploadPart", "UploadPartCopy"];
 /// What of S3's own stands in a URL: its signature, and what changes nothing of the object.
 const OF_A_URL: [&str; 12] = [
     "x-amz-algorithm",
@@ -106,7 +106,7 @@ mod tests {
         check("GetObject", "unheardOf", None);
         for name in ["x-amz-acl", "X-Amz-Meta-A", "x-%61mz-server-side-encryption", "x-amz-copy-source"] {
             let query = format!("X-Amz-Signature=0&{name}=a");
-            for call in ["PutObject", "UploadPart", "CreateMultipartUpload"] {
+            for call in ["PutObject", "UploadPart", "CreateMultipartUpload", "CreateBucket"] {
                 check(call, &query, Some("NotImplemented"));
             }
             check("GetObject", &query, None);
