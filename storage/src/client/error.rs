@@ -126,9 +126,7 @@ pub enum Error {
     #[error("{0}")]
     Config(String),
     /// The store said something that fits nowhere else.
-    #[error(
-        "expected the store to serve {target}, found {code}: {detail}; see the store's documentation of that code"
-    )]
+    #[error("expected the store to serve {target}, found {code}: {detail}; see the store's documentation")]
     Other {
         /// The object or bucket.
         target: String,
@@ -250,6 +248,10 @@ impl Target<'_> {
                 let answer = service.raw();
                 let redirect = answer.headers().get("location").map(|to| format!("it points to {to}"));
                 let code = service.err().code().unwrap_or_default();
+                // What cannot be read as the answer that it says it is comes as a refusal, too.
+                if answer.status().is_success() && code.is_empty() {
+                    return Error::protocol(target, innermost(service.err()));
+                }
                 let detail = service.err().message().or(redirect.as_deref()).unwrap_or(code);
                 if code == TIME_TOO_SKEWED {
                     return clocks_apart(target, detail, answer.headers().get("date"));

@@ -121,6 +121,28 @@ async fn what_fails_within_a_good_answer_may_be_tried_again() {
     server.stop().await;
 }
 
+/// As rclone names what begins an upload, and as a page of a proxy looks.
+#[tokio::test]
+async fn a_good_answer_of_another_form_is_told_as_such() {
+    let store = of_answers(|request| match asks(request, &Method::POST, "uploads") {
+        true => Response::new(Full::from("<InitiateMultipartUpload></InitiateMultipartUpload>")),
+        false => Response::new(Full::from("<html></html>")),
+    })
+    .await;
+    let mut writer = store.writer(&uri("bank", "to"), PutOptions::default());
+    let written = match writer.write(pattern(9 << 20).into()).await {
+        Ok(()) => writer.finish().await.map(drop),
+        refused => refused,
+    };
+    let listed = store.list("bank", "", ListOptions::default()).try_collect::<Vec<_>>().await;
+    for (told, expected) in [
+        (written.unwrap_err().to_string(), "expected InitiateMultipartUploadResult"),
+        (listed.unwrap_err().to_string(), "expected ListBucketResult"),
+    ] {
+        assert!(told.contains("a malformed answer: ") && told.contains(expected), "{told}");
+    }
+}
+
 /// Both ways of asking about a bucket elsewhere: what is found of it, and how it is told.
 async fn elsewhere(
     region: Option<&str>,
