@@ -111,8 +111,15 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    // hyper has nobody go on who has nothing to send. The AWS CLI takes the answer for one in place
+    // of that, and the next one on the connection for a part of it.
+    let waits_in_vain = head.headers.contains_key(header::EXPECT) && hyper::body::Body::is_end_stream(&body);
     let body = Lingering::new(&head.headers, body).until(stop);
-    Ok(answer(&service, head, body).await)
+    let mut response = answer(&service, head, body).await;
+    if waits_in_vain {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// Answers a request, whichever way it came.
@@ -278,6 +285,22 @@ mod tests {
         let read = timeout(HEADER_TIMEOUT / 2, stream.read_to_string(&mut said)).await;
         read.expect("the connection ends with the answer").unwrap();
         assert!(said.starts_with("HTTP/1.1 501 "), "{said:?}");
+    }
+
+    /// Whoever waits to be told to send nothing begins the next request on another connection.
+    #[tokio::test]
+    async fn a_connection_ends_with_what_waited_in_vain() {
+        let (address, _until, _) = served(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = "PUT /bucket/k HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n";
+        let both = format!("{head}\r\n{head}expect: 100-continue\r\n\r\n");
+        stream.write_all(both.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        let read = timeout(HEADER_TIMEOUT / 2, stream.read_to_string(&mut said)).await;
+        read.expect("the connection ends with the answer").unwrap();
+        let (first, second) = said.split_once("</Error>").unwrap();
+        assert!(first.starts_with("HTTP/1.1 501 ") && !first.contains("connection: close"), "{said}");
+        assert!(second.starts_with("HTTP/1.1 501 ") && second.contains("connection: close"), "{said}");
     }
 
     /// Who goes on to send what was refused does not hold up the end.
