@@ -18,10 +18,11 @@ use arrow::{
     error::ArrowError,
     ipc::{
         self, Block, MessageHeader, convert::try_fb_to_schema, reader::FileDecoder, root_as_message,
-        writer::StreamWriter,
+        root_as_message_with_opts, writer::StreamWriter,
     },
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
+use flatbuffers::{InvalidFlatbuffer, VerifierOptions};
 
 use super::{guard::guard, shape};
 
@@ -37,12 +38,12 @@ pub(super) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// A message with more rows than this has rows without bytes.
 const ROWS_MAX: i64 = limits::TRANSFER_BYTES_MAX as i64;
 
-/// What a schema may weigh once it is decoded. One that names the same column or text again and again
-/// is short, and a copy of it is made for each time.
-const SCHEMA_BYTES_MAX: usize = limits::PAGE_BYTES_MAX as usize;
+/// Tables of a flatbuffer: a column is two of them, and a pair of metadata one.
+const TABLES_MAX: usize = 1 << 18;
 
-/// What a column weighs besides its texts, and a pair of metadata.
-const FIELD_BYTES: usize = 256;
+/// Bytes of a flatbuffer that are looked at for each that it has. Tables share their layouts, which
+/// makes it four at most where every text and column is named once.
+const LOOKED_AT_PER_BYTE: usize = 16;
 
 /// How many times as long as its batch a guest's message may be for that to lie in it.
 const SPARE_FACTOR: usize = 2;
@@ -139,55 +140,31 @@ impl Messages {
     }
 }
 
-/// The schema of a message or a footer, once it is known to be one that can be held and whose
-/// numbers are read as they were written.
+/// The schema of a message or a footer, whose numbers are read as they were written.
 pub(super) fn schema_of(stored: ipc::Schema<'_>) -> Result<Schema, ArrowError> {
     if stored.endianness() != ipc::Endianness::Little {
         let detail = "numbers in big-endian order; write them in little-endian order";
         return Err(ArrowError::IpcError(detail.to_owned()));
     }
-    if !is_held(stored) {
-        let detail = format!("a schema that takes more than {SCHEMA_BYTES_MAX} bytes; write fewer columns");
-        return Err(ArrowError::IpcError(detail));
-    }
     try_fb_to_schema(stored)
 }
 
-/// Whether the schema weighs no more than [`SCHEMA_BYTES_MAX`].
-fn is_held(stored: ipc::Schema<'_>) -> bool {
-    let mut bytes = texts(stored.custom_metadata().into_iter().flatten());
-    let mut open: Vec<ipc::Field<'_>> = stored.fields().into_iter().flatten().collect();
-    while let Some(field) = open.pop() {
-        let zone = field.type_as_timestamp().and_then(|timestamp| timestamp.timezone());
-        let own =
-            [field.name(), zone].into_iter().flatten().map(str::len).fold(FIELD_BYTES, usize::saturating_add);
-        bytes =
-            bytes.saturating_add(own).saturating_add(texts(field.custom_metadata().into_iter().flatten()));
-        if bytes > SCHEMA_BYTES_MAX {
-            return false;
-        }
-        open.extend(field.children().into_iter().flatten());
-    }
-    bytes <= SCHEMA_BYTES_MAX
+/// How far a flatbuffer of these bytes is followed. Whatever it names again and again is looked at, and
+/// made anew when it is decoded, for each time.
+pub(super) fn bounds(bytes: &[u8]) -> VerifierOptions {
+    let size = bytes.len().saturating_mul(LOOKED_AT_PER_BYTE).min(limits::PAGE_BYTES_MAX as usize);
+    VerifierOptions { max_tables: TABLES_MAX, max_apparent_size: size, ..VerifierOptions::default() }
 }
 
-/// Whether the schema in these bytes, a message as Parquet keeps it, weighs no more than
-/// [`SCHEMA_BYTES_MAX`]. What is no schema has no weight.
-pub(super) fn is_held_encoded(bytes: &[u8]) -> bool {
+/// Whether these bytes, a message as Parquet keeps it, are more to decode than [`bounds`] allow. What
+/// is no message is not.
+pub(super) fn is_beyond_bounds(bytes: &[u8]) -> bool {
     let prefixed = bytes.len() > PREFIX_BYTES && bytes.starts_with(&CONTINUATION);
     let message = if prefixed { &bytes[PREFIX_BYTES..] } else { bytes };
-    root_as_message(message).ok().and_then(|message| message.header_as_schema()).is_none_or(is_held)
-}
-
-fn texts<'a>(pairs: impl Iterator<Item = ipc::KeyValue<'a>>) -> usize {
-    let bytes = |pair: ipc::KeyValue<'a>| {
-        [pair.key(), pair.value()]
-            .into_iter()
-            .flatten()
-            .map(str::len)
-            .fold(FIELD_BYTES, usize::saturating_add)
-    };
-    pairs.map(bytes).fold(0, usize::saturating_add)
+    matches!(
+        root_as_message_with_opts(&bounds(message), message),
+        Err(InvalidFlatbuffer::ApparentSizeTooLarge | InvalidFlatbuffer::TooManyTables)
+    )
 }
 
 fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
@@ -304,9 +281,9 @@ impl Frame {
         }
     }
 
-    /// The frame of a message with this metadata.
+    /// The frame of a message with this metadata, which is known from then on to be within [`bounds`].
     pub(super) fn of(metadata: &[u8], offset: u64) -> Result<Self, Problem> {
-        let message = root_as_message(metadata)
+        let message = root_as_message_with_opts(&bounds(metadata), metadata)
             .map_err(|e| corrupt(format!("the metadata at byte {offset} is no Arrow message: {e}")))?;
         let body = message.bodyLength();
         let body = usize::try_from(body)
@@ -427,6 +404,8 @@ fn decompressed_bytes(batch: &ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use arrow::{
         array::{ArrayRef, Int64Array, ListArray, StringArray},
         datatypes::{DataType, Field, Int32Type},
@@ -506,12 +485,24 @@ mod tests {
             assert!(stream.len() < 2 << 20, "{}", stream.len());
             let problem = decode(&stream).unwrap_err();
             assert_eq!(problem.code, ErrorKind::ArrowCorrupt);
-            assert!(problem.detail.contains("a schema that takes more"), "{problem}");
-            assert!(!is_held_encoded(&stream) && !is_held_encoded(&stream[PREFIX_BYTES..]));
+            assert!(problem.detail.contains("is no Arrow message"), "{problem}");
+            assert!(is_beyond_bounds(&stream) && is_beyond_bounds(&stream[PREFIX_BYTES..]));
         }
-        let stream = naming(1_000, "n", ipc::Endianness::Little);
-        assert!(decode(&stream).is_ok() && is_held_encoded(&stream));
-        assert!(is_held_encoded(b"no schema"));
+        assert!(!is_beyond_bounds(b"no schema"));
+    }
+
+    #[test]
+    fn a_wide_schema_with_much_to_say_is_taken() {
+        let told = |value: String| HashMap::from([("told".to_owned(), value)]);
+        let field =
+            |n: u32| Field::new(format!("c{n}"), DataType::Int64, true).with_metadata(told("7".to_owned()));
+        let fields: Vec<Field> = (0..16_384).map(field).collect();
+        let schema = Schema::new_with_metadata(fields, told("p".repeat(4 << 20)));
+        let stream = encode_schema(&schema).unwrap();
+        assert!(!is_beyond_bounds(&stream));
+        assert_eq!(decode(&stream).unwrap()[0].num_columns(), 16_384);
+        let empty = encode_schema(&Schema::empty()).unwrap();
+        assert_eq!(decode(&empty).unwrap()[0].num_columns(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use arrow::{
     buffer::Buffer,
     datatypes::SchemaRef,
-    ipc::{Block, MetadataVersion, reader::FileDecoder, root_as_footer},
+    ipc::{Block, MetadataVersion, reader::FileDecoder, root_as_footer_with_opts},
 };
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -21,7 +21,7 @@ use fanfold_storage::Store;
 use super::{MESSAGE_BYTES_MAX, next_piece, of_object, too_large};
 use crate::tables::{
     guard::guard,
-    ipc::{Frame, Origin, check_message, schema_of},
+    ipc::{Frame, Origin, bounds, check_message, schema_of},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
     shape::{self, Pieces},
@@ -233,7 +233,8 @@ async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<Bytes, P
 
 fn parse(uri: &str, bytes: &[u8], size: u64) -> Result<Footer, Problem> {
     let place = format!("the footer of {uri}");
-    let footer = root_as_footer(bytes).map_err(|e| corrupt(&place, &e.to_string()))?;
+    let footer =
+        root_as_footer_with_opts(&bounds(bytes), bytes).map_err(|e| corrupt(&place, &e.to_string()))?;
     let schema = footer.schema().ok_or_else(|| corrupt(&place, "no schema"))?;
     let schema = schema_of(schema).map_err(|e| corrupt(&place, &e.to_string()))?;
     let dictionaries: Vec<Block> = footer.dictionaries().into_iter().flatten().copied().collect();

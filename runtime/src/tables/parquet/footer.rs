@@ -10,7 +10,6 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
-    size::ByteSize,
     stored::{
         parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
         schema,
@@ -23,12 +22,15 @@ use parquet::{
         arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
     },
     basic::{ConvertedType, Type},
-    file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
+    file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
     schema::types::ColumnDescriptor,
 };
 
-use super::super::{guard::quote, ipc::is_held_encoded, ranges::Sparse, store_problem};
+use super::super::{guard::quote, ipc::is_beyond_bounds, ranges::Sparse, store_problem};
 use super::{WHOLE_BYTES, selection::Selection};
+
+/// Pairs of metadata of a file: each is copied into every schema that is made of it.
+const PAIRS_MAX: usize = 1 << 16;
 
 /// The footer's bytes, and what was read with it: of a small object all.
 pub(super) async fn read(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Sparse), Problem> {
@@ -69,7 +71,7 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
     let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
     schema::check(uri, footer)?;
     let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
-    check_arrow_schema(uri, &metadata)?;
+    check_pairs(uri, &metadata)?;
     let stored =
         ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
     let columns = stored.schema().fields().len();
@@ -84,20 +86,25 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
     ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
 }
 
-/// Refuses arrow's own schema, which writers keep beside that of Parquet, where it is short only until
-/// it is decoded. One that is damaged is told of by the decoder.
-fn check_arrow_schema(uri: &str, metadata: &ParquetMetaData) -> Result<(), Problem> {
-    let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
-    let texts =
-        pairs.filter(|pair| pair.key == ARROW_SCHEMA_META_KEY).filter_map(|pair| pair.value.as_deref());
-    let mut decoded = texts.filter_map(|text| STANDARD.decode(text).ok());
-    if decoded.all(|bytes| is_held_encoded(&bytes)) {
+/// Refuses more pairs of metadata than are worth copies of them, and arrow's own schema, which writers
+/// keep as one, where it is short only until it is decoded. One that is damaged is told of by the decoder.
+fn check_pairs(uri: &str, metadata: &ParquetMetaData) -> Result<(), Problem> {
+    let pairs = metadata.file_metadata().key_value_metadata().map(Vec::as_slice).unwrap_or_default();
+    if pairs.len() > PAIRS_MAX {
+        let found = pairs.len();
+        let detail =
+            format!("{uri} must have at most {PAIRS_MAX} pairs of metadata, found {found}; write fewer");
+        return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+    }
+    // Of several the decoder takes the last.
+    let told = |pair: &&KeyValue| pair.key == ARROW_SCHEMA_META_KEY && pair.value.is_some();
+    let text = pairs.iter().rfind(told).and_then(|pair| pair.value.as_deref());
+    if text.and_then(|text| STANDARD.decode(text).ok()).is_none_or(|bytes| !is_beyond_bounds(&bytes)) {
         return Ok(());
     }
     let detail = format!(
-        "the schema that {uri} keeps as {ARROW_SCHEMA_META_KEY} must fit into {} once it is decoded, found more; \
-         write the object again without it",
-        ByteSize(limits::PAGE_BYTES_MAX)
+        "{uri} must name each column and text once in the schema that it keeps as {ARROW_SCHEMA_META_KEY}, found \
+         more to decode than its bytes can hold; write the object again without it"
     );
     Err(Problem::new(ErrorKind::DecodeLimit, detail))
 }
@@ -159,5 +166,31 @@ fn leaf_type(data_type: &DataType, leaf: Option<&ColumnDescriptor>) -> DataType 
         DataType::Dictionary(_, values) => leaf_type(values, leaf),
         DataType::Timestamp(_, zone) if int96 => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::{
+        file::metadata::FileMetaData,
+        schema::types::{SchemaDescriptor, Type as Tree},
+    };
+
+    use super::*;
+
+    fn check(count: usize, key: &str, value: &str, expected: Result<(), ErrorKind>) {
+        let root = Arc::new(Tree::group_type_builder("schema").build().unwrap());
+        let pairs = vec![KeyValue::new(key.to_owned(), value.to_owned()); count];
+        let file = FileMetaData::new(1, 0, None, Some(pairs), Arc::new(SchemaDescriptor::new(root)), None);
+        let checked = check_pairs("x", &ParquetMetaData::new(file, Vec::new()));
+        assert_eq!(checked.map_err(|problem| problem.code), expected, "{count} {key}");
+    }
+
+    #[test]
+    fn pairs_of_metadata_are_bounded() {
+        check(PAIRS_MAX, "k", "v", Ok(()));
+        check(PAIRS_MAX + 1, "k", "v", Err(ErrorKind::DecodeLimit));
+        // The decoder says what is wrong with it.
+        check(1, ARROW_SCHEMA_META_KEY, "no schema", Ok(()));
     }
 }
