@@ -155,6 +155,9 @@ pub const PARTITIONS_MAX: usize = 1_000_000;
 pub const LISTED_KEYS_MAX: usize = 2_000_000;
 /// Parameters of a job as JSON: they travel in every lease.
 pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
+/// Lists and tables within each other in them: they are stored within other JSON, of which
+/// 127 levels are read again.
+pub const JOB_PARAMS_DEPTH_MAX: usize = 64;
 /// Parameters, columns and filter of a job as its leases carry them, the parameters as JSON
 /// within JSON: the rest of a message of 1 MiB is for partitions, or for what a reducer reads.
 pub const JOB_CARRIED_BYTES_MAX: usize = 384 << 10;

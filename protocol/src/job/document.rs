@@ -304,6 +304,12 @@ impl JobDocument {
         if self.params.as_ref().is_some_and(|p| !p.is_object()) {
             mistakes.push("params must be a table of names and values".into());
         }
+        if self.params.as_ref().is_some_and(|p| !is_within(p, limits::JOB_PARAMS_DEPTH_MAX)) {
+            let most = limits::JOB_PARAMS_DEPTH_MAX;
+            mistakes.push(format!(
+                "params must have at most {most} lists and tables within each other, found more"
+            ));
+        }
         let delimiter = self.csv.delimiter.unwrap_or(COMMA);
         for (name, c) in [("csv.delimiter", delimiter), ("csv.quote", self.csv.quote)] {
             if !c.is_ascii() || matches!(c, '\r' | '\n' | '\0') {
@@ -373,6 +379,16 @@ impl JobDocument {
             OneOrMany::One(uri) => std::slice::from_ref(uri),
             OneOrMany::Many(uris) => uris,
         }
+    }
+}
+
+/// Whether the value is of at most so many lists and objects within each other.
+fn is_within(value: &Value, depth: usize) -> bool {
+    let inner = |value: &Value| is_within(value, depth.saturating_sub(1));
+    match value {
+        Value::Array(items) => depth > 0 && items.iter().all(inner),
+        Value::Object(members) => depth > 0 && members.values().all(inner),
+        _ => true,
     }
 }
 
@@ -487,6 +503,20 @@ mod tests {
         ] {
             assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
         }
+    }
+
+    #[test]
+    fn params_are_as_deep_as_can_be_read_again() {
+        let of = |depth: usize| {
+            let params = (0..depth).fold(serde_json::json!(1), |inner, _| serde_json::json!({"a": inner}));
+            document(serde_json::json!({"function": "f", "input": "s3://bank/x", "params": params})).unwrap()
+        };
+        assert_eq!(of(limits::JOB_PARAMS_DEPTH_MAX).check(), Ok(()));
+        let problem = of(limits::JOB_PARAMS_DEPTH_MAX + 1).check().unwrap_err();
+        assert!(problem.detail.contains("params must have at most 64 lists"), "{problem}");
+        let listed: Value =
+            (0..=limits::JOB_PARAMS_DEPTH_MAX).fold(Value::Null, |inner, _| vec![inner].into());
+        assert!(!is_within(&listed, limits::JOB_PARAMS_DEPTH_MAX));
     }
 
     #[test]
