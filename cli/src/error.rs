@@ -216,6 +216,9 @@ impl From<fanfold_storage::Error> for Error {
             fanfold_storage::Error::OtherRegion { .. } => {
                 told.help("`fanfold s3` asks in the region of its profile, or that of AWS_REGION")
             }
+            fanfold_storage::Error::TooManyParts { .. } => {
+                told.help("say how large it becomes at most: fanfold s3 cp --expected-size 200GiB - s3://…")
+            }
             _ => told,
         }
     }

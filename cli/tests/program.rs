@@ -106,6 +106,8 @@ fn wrong_use_is_told_apart() {
     here.check(&["build"], 2, "function.toml:2");
     here.check(&["deploy", "."], 2, "memroy");
     here.check(&["s3", "cp", "a", "b"], 2, "s3://");
+    here.check(&["s3", "cp", "--expected-size", "1GiB", "a", "s3://bank/b"], 2, "beside '-' alone");
+    here.check(&["s3", "cp", "--expected-size", "1", "-", "s3://bank/b"], 2, "a whole number and a unit");
     here.check(&["s3", "ls", "s3://Bad_Bucket/"], 2, "bucket name");
     here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");
     here.check(&["s3", "ls", "--endpoint", "127.0.0.1:7070"], 2, "http://");

@@ -2,6 +2,7 @@
 //! The words of `fanfold s3`.
 
 use clap::Subcommand;
+use fanfold_protocol::size::ByteSize;
 
 use super::Shown;
 
@@ -27,6 +28,9 @@ pub enum S3 {
         /// A whole folder, here or in the store, into another; s3://bucket/in is the folder in/
         #[arg(short, long)]
         recursive: bool,
+        /// How large what comes from '-' becomes at most, such as 200GiB: needed above 78 GiB
+        #[arg(long, value_name = "SIZE")]
+        expected_size: Option<ByteSize>,
     },
     /// Remove an object, or with --recursive all in a folder
     #[command(visible_alias = "delete")]

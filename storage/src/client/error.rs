@@ -122,6 +122,16 @@ pub enum Error {
         /// The bound.
         bytes_max: u64,
     },
+    /// More was written than as many parts hold as an upload may have.
+    #[error(
+        "{uri} must be at most {bytes_max} bytes unless more is told before, found more; write several objects"
+    )]
+    TooManyParts {
+        /// The object.
+        uri: String,
+        /// What that many parts hold.
+        bytes_max: u64,
+    },
     /// The configuration of the store is wrong.
     #[error("{0}")]
     Config(String),
@@ -149,7 +159,7 @@ impl Error {
             Self::Timeout { .. } => ErrorKind::StoreTimeout,
             Self::Unavailable { .. } => ErrorKind::StoreUnavailable,
             Self::Full { .. } => ErrorKind::StorageFull,
-            Self::TooLarge { .. } => ErrorKind::TransferTooLarge,
+            Self::TooLarge { .. } | Self::TooManyParts { .. } => ErrorKind::TransferTooLarge,
             Self::Lost { .. } | Self::Config(_) | Self::Other { .. } => ErrorKind::Internal,
         }
     }

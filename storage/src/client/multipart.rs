@@ -3,7 +3,8 @@
 //!
 //! Nothing is visible until [`MultipartWriter::finish`] returns; a writer that
 //! is dropped or aborted leaves no object, and its parts are removed as far as
-//! the store can be reached.
+//! the store can be reached. Invariant: all parts of an upload but the last are
+//! of one size, since some stores (Cloudflare R2) complete no others.
 
 use aws_sdk_s3::{
     primitives::ByteStream,
@@ -18,11 +19,12 @@ use super::{
     read::version,
 };
 
-/// Size of the first parts, and the bound under which one put is enough.
-const PART_BYTES: usize = 8 << 20;
-/// After this many parts the next are larger, so that 10,000 parts (S3's bound)
-/// reach 440 GiB.
-const PARTS_PER_SIZE: i32 = 1_000;
+/// Least size of a part, and that of all where nobody says that more is needed: up to 78 GiB.
+const PART_BYTES_MIN: u64 = 8 << 20;
+/// What larger parts are multiples of.
+const PART_BYTES_STEP: u64 = 1 << 20;
+/// Parts of an upload, as S3 has it.
+const PARTS_MAX: u16 = 10_000;
 /// Parts in flight; with the one being filled, the writer's memory.
 const PARALLEL: usize = 4;
 
@@ -35,6 +37,8 @@ pub struct MultipartWriter {
     buffer: BytesMut,
     /// The open upload, once there is one.
     upload: Option<String>,
+    /// Size of each part, and the bound under which one put is enough.
+    part_bytes: usize,
     /// Names this writer in the object's metadata, see [`WRITER_METADATA`].
     writer: String,
     flying: JoinSet<Result<CompletedPart>>,
@@ -52,6 +56,7 @@ impl Store {
             options,
             buffer: BytesMut::new(),
             upload: None,
+            part_bytes: part_bytes(0),
             writer: uuid::Uuid::new_v4().simple().to_string(),
             flying: JoinSet::new(),
             parts: Vec::new(),
@@ -62,14 +67,22 @@ impl Store {
 }
 
 impl MultipartWriter {
+    /// The same writer of an object that may have so many bytes: where that needs it, its parts
+    /// are larger, and with them the writer's memory. To be said before anything is written.
+    #[must_use]
+    pub fn expecting(mut self, bytes: u64) -> Self {
+        self.part_bytes = part_bytes(bytes);
+        self
+    }
+
     /// Adds bytes. Waits while too many parts are in flight; an error is that of
     /// an earlier part as often as not, and the writer is then of no more use.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
-            let room = part_bytes(self.next_part) - self.buffer.len();
+            let room = self.part_bytes - self.buffer.len();
             self.buffer.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
-            if self.buffer.len() >= part_bytes(self.next_part) {
+            if self.buffer.len() >= self.part_bytes {
                 self.send_part().await?;
             }
         }
@@ -115,6 +128,10 @@ impl MultipartWriter {
     }
 
     async fn send_part(&mut self) -> Result<()> {
+        if self.next_part > i32::from(PARTS_MAX) {
+            let bytes_max = u64::from(PARTS_MAX) * self.part_bytes as u64;
+            return Err(Error::TooManyParts { uri: self.uri.to_string(), bytes_max });
+        }
         let id = self.open().await?;
         while self.flying.len() >= PARALLEL {
             if let Some(part) = self.flying.join_next().await {
@@ -249,20 +266,73 @@ pub(super) async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()
     }
 }
 
-/// Bytes of the part with this number, from 1.
-fn part_bytes(number: i32) -> usize {
-    PART_BYTES * usize::try_from(1 + (number - 1) / PARTS_PER_SIZE).unwrap_or(1)
+/// Bytes of the parts of an object that may have so many.
+fn part_bytes(expected: u64) -> usize {
+    let least = expected.div_ceil(u64::from(PARTS_MAX)).next_multiple_of(PART_BYTES_STEP);
+    usize::try_from(least.max(PART_BYTES_MIN)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Credentials, Server, ServerConfig, StoreConfig};
+
+    /// A store in this process.
+    fn store(root: &std::path::Path) -> Store {
+        let credentials = Credentials::load_or_create(&root.join("credentials.json")).unwrap();
+        let config = ServerConfig { root: root.join("store"), credentials: credentials.clone() };
+        let server = Some(Server::open(config).unwrap());
+        Store::connect(StoreConfig { server, ..StoreConfig::at("http://127.0.0.1:9", credentials) }).unwrap()
+    }
 
     #[test]
-    fn parts_grow_so_that_large_objects_fit() {
-        let total: usize = (1..=10_000).map(part_bytes).sum();
-        assert_eq!(part_bytes(1), 8 << 20);
-        assert_eq!(part_bytes(1_001), 16 << 20);
-        assert!(total >= 400 << 30, "{total}");
+    fn parts_are_as_large_as_their_number_needs() {
+        let check = |expected: u64, mebibytes: usize| {
+            assert_eq!(part_bytes(expected), mebibytes << 20, "{expected}");
+            assert!(part_bytes(expected) as u64 * u64::from(PARTS_MAX) >= expected);
+        };
+        check(0, 8);
+        check(80_000 << 20, 8);
+        check((80_000 << 20) + 1, 9);
+        check(1 << 40, 105);
+        check(48_828_125 << 20, 4_883);
+    }
+
+    #[tokio::test]
+    async fn all_parts_but_the_last_are_of_one_size() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, uri) = (store(root.path()), "s3://bank/parts".parse::<ObjectUri>().unwrap());
+        store.create_bucket("bank").await.unwrap();
+        let mut writer = store.writer(&uri, PutOptions::default());
+        // As if so many had been sent; their number says nothing of their size.
+        writer.next_part = 999;
+        for _ in 0..41 {
+            writer.write(Bytes::from(vec![b'x'; 1 << 20])).await.unwrap();
+        }
+        while let Some(part) = writer.flying.join_next().await {
+            writer.keep(part).unwrap();
+        }
+        let listed = store.client_of("bank").unwrap().list_parts().bucket("bank").key("parts");
+        let listed = listed.upload_id(writer.upload.clone().unwrap()).send().await.unwrap();
+        let parts: Vec<_> =
+            listed.parts().iter().map(|part| (part.part_number().unwrap(), part.size().unwrap())).collect();
+        assert_eq!(parts, [999, 1_000, 1_001, 1_002, 1_003].map(|number| (number, 8 << 20)));
+        let pin = writer.finish().await.unwrap();
+        assert_eq!((pin.size, store.head(&uri).await.unwrap().pin.size), (41 << 20, 41 << 20));
+    }
+
+    #[tokio::test]
+    async fn more_than_the_parts_can_hold_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, uri) = (store(root.path()), "s3://bank/parts".parse::<ObjectUri>().unwrap());
+        store.create_bucket("bank").await.unwrap();
+        let mut writer = store.writer(&uri, PutOptions::default()).expecting(10_000);
+        writer.next_part = 10_000;
+        writer.write(Bytes::from(vec![b'x'; 8 << 20])).await.unwrap();
+        writer.write(Bytes::from_static(b"y")).await.unwrap();
+        let refused = writer.finish().await;
+        assert!(matches!(refused, Err(Error::TooManyParts { bytes_max: 83_886_080_000, .. })), "{refused:?}");
+        store.settled().await;
+        assert!(store.uploads("bank", "").await.unwrap().is_empty());
     }
 }

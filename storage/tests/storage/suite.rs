@@ -50,6 +50,7 @@ const CASES: &[Case] = cases! {
     of_a_hundred_racing_writers_one_wins
     a_replacement_needs_the_state_it_names
     large_objects_go_in_parts
+    parts_are_larger_for_what_is_said_to_be_large
     small_objects_go_whole
     an_abandoned_writer_leaves_nothing
     uploads_that_nobody_ends_are_found_and_removed
@@ -291,6 +292,16 @@ async fn large_objects_go_in_parts(store: Store, bucket: String) -> Outcome {
     let found = store.get_range(&at, &pin, edge - 3..edge + 3).await.map_err(text)?;
     let at_edge = usize::try_from(edge).map_err(text)?;
     ensure!(found == body[at_edge - 3..at_edge + 3], "bytes across parts");
+    Ok(())
+}
+
+async fn parts_are_larger_for_what_is_said_to_be_large(store: Store, bucket: String) -> Outcome {
+    let at = uri(&bucket, "said");
+    // Of 8 MiB it would need more parts than an upload may have; of 10 MiB it does not.
+    let mut writer = store.writer(&at, PutOptions::default()).expecting(90 << 30);
+    writer.write(pattern(20 << 20).into()).await.map_err(text)?;
+    let pin = writer.finish().await.map_err(text)?;
+    ensure!(pin.size == 20 << 20 && pin.etag.ends_with("-2"), "pin: {pin:?}");
     Ok(())
 }
 

@@ -52,8 +52,8 @@ pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
     }
 }
 
-/// Copies what [`check`] has let pass.
-pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result<()> {
+/// Copies what [`check`] has let pass. Of a stream so many bytes are expected.
+pub async fn run(store: &Store, from: &str, to: &str, recursive: bool, expected_bytes: u64) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
         (Side::File(from), Side::Object(to), true) => put_folder(store, &from, &to).await,
         (Side::Object(from), Side::File(to), true) => {
@@ -65,7 +65,7 @@ pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result
             super::beside(store, &from, "copied").await
         }
         (Side::File(from), Side::Object(to), false) => put_file(store, &from, &to).await,
-        (Side::Stream, Side::Object(to), false) => put_stream(store, &to).await,
+        (Side::Stream, Side::Object(to), false) => put_stream(store, &to, expected_bytes).await,
         (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
         (Side::Object(from), Side::Stream, false) => get_stream(store, &from).await,
         (Side::Object(from), Side::Object(to), false) => {
@@ -98,9 +98,9 @@ async fn put_file(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
     Ok(())
 }
 
-async fn put_stream(store: &Store, to: &ObjectUri) -> Result<()> {
+async fn put_stream(store: &Store, to: &ObjectUri, expected_bytes: u64) -> Result<()> {
     let bar = output::spinner("uploading");
-    send(store, tokio::io::stdin(), to, &bar).await?;
+    send(store, tokio::io::stdin(), expected_bytes, to, &bar).await?;
     bar.finish_and_clear();
     Ok(())
 }
@@ -187,7 +187,10 @@ fn too_large(from: &ObjectUri, to: &ObjectUri, size_bytes: u64) -> Error {
     let (most, found) = (output::bytes(COPY_BYTES_MAX), output::bytes(size_bytes));
     Error::service(format!("expected at most {most}, which a store copies at once, found {found} at {from}"))
         .with_code(ErrorKind::TransferTooLarge.code())
-        .help(format!("have it go through this machine: fanfold s3 cp '{from}' - | fanfold s3 cp - '{to}'"))
+        .help(format!(
+            "have it go through this machine: \
+             fanfold s3 cp '{from}' - | fanfold s3 cp --expected-size {size_bytes}B - '{to}'"
+        ))
 }
 
 /// Every object in a folder, with its name there and its size.
@@ -212,18 +215,20 @@ async fn below(
 
 async fn upload(store: &Store, from: &Path, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
     let file = tokio::fs::File::open(from).await.map_err(|cause| unreadable(from, &cause))?;
-    send(store, file, to, bar).await
+    let size_bytes = file.metadata().await.map_err(|cause| unreadable(from, &cause))?.len();
+    send(store, file, size_bytes, to, bar).await
 }
 
 async fn send(
     store: &Store,
     mut from: impl AsyncRead + Unpin,
+    expected_bytes: u64,
     to: &ObjectUri,
     bar: &ProgressBar,
 ) -> Result<()> {
     let content_type = content_type(to.key()).map(str::to_owned);
     let options = PutOptions { content_type, ..PutOptions::default() };
-    let mut writer = store.writer(to, options);
+    let mut writer = store.writer(to, options).expecting(expected_bytes);
     let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
     loop {
         buffer.reserve(PIECE_BYTES);
@@ -385,7 +390,9 @@ mod tests {
         assert_eq!(error.code(), Some("transfer-too-large"));
         assert!(error.to_string().contains("s3://bank/a"), "{error}");
         assert!(
-            error.advice().contains("cp 's3://bank/a' - | fanfold s3 cp - 's3://bank/b'"),
+            error
+                .advice()
+                .contains("cp 's3://bank/a' - | fanfold s3 cp --expected-size 6442450944B - 's3://bank/b'"),
             "{}",
             error.advice()
         );

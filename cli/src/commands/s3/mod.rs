@@ -42,7 +42,10 @@ pub async fn run(endpoint: Option<&str>, token: Option<&str>, command: S3) -> Re
     let store = store::connect(endpoint, token)?;
     let done = match command {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
-        S3::Cp { from, to, recursive } => until_told(&store, copy::run(&store, &from, &to, recursive)).await,
+        S3::Cp { from, to, recursive, expected_size } => {
+            let expected_bytes = expected_size.map_or(0, |size| size.0);
+            until_told(&store, copy::run(&store, &from, &to, recursive, expected_bytes)).await
+        }
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
         S3::Mb { uri } => store.ensure_bucket(&bucket(&uri)?).await.map_err(Error::from),
         S3::Rb { uri } => remove_bucket(&store, &bucket(&uri)?).await,
@@ -74,7 +77,11 @@ async fn until_told(store: &Store, copies: impl Future<Output = Result<()>>) -> 
 fn check(command: &S3) -> Result<()> {
     match command {
         S3::Ls { uri: Some(uri), .. } if uri != "s3://" => prefix(uri).map(drop),
-        S3::Cp { from, to, recursive } => copy::check(from, to, *recursive),
+        S3::Cp { from, expected_size: Some(_), .. } if from != "-" => {
+            Err(Error::usage(format!("expected --expected-size beside '-' alone, found {from}"))
+                .help("leave it out: the size of a file or an object is known"))
+        }
+        S3::Cp { from, to, recursive, .. } => copy::check(from, to, *recursive),
         S3::Rm { uri, recursive: true } => folder(&prefix(uri)?).map(drop),
         S3::Rm { uri, recursive: false } => object(uri).map(drop),
         S3::Mb { uri } | S3::Rb { uri } => bucket(uri).map(drop),
