@@ -6,7 +6,10 @@
 //! by the first call that needs it. Numbers of versions are given by
 //! put-if-absent, without gaps, and never again after a removal.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change};
@@ -207,7 +210,7 @@ impl Registry {
         to_its_end(async move { inner.publish(draft).await }).await
     }
 
-    /// Points an alias, or removes it with `None`. Comes to its end as [`Registry::publish`] does.
+    /// Points an alias, and says whether it is new, or removes it. Comes to its end as [`Registry::publish`] does.
     ///
     /// # Errors
     /// `function-not-found`, `version-not-found`, `alias-not-found` (when it is
@@ -217,7 +220,7 @@ impl Registry {
         name: &FunctionName,
         alias: &AliasName,
         target: Option<AliasTarget>,
-    ) -> Result<Arc<FunctionRecord>, Problem> {
+    ) -> Result<bool, Problem> {
         let (inner, name, alias) = (Arc::clone(&self.inner), name.clone(), alias.clone());
         to_its_end(async move { inner.set_alias(&name, &alias, target).await }).await
     }
@@ -311,14 +314,17 @@ impl Inner {
         name: &FunctionName,
         alias: &AliasName,
         target: Option<AliasTarget>,
-    ) -> Result<Arc<FunctionRecord>, Problem> {
+    ) -> Result<bool, Problem> {
+        let is_new = AtomicBool::new(false);
         let change = |record: Option<&FunctionRecord>| {
             let mut record =
                 record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
             match &target {
                 Some(target) => {
                     check_target(&record, target)?;
-                    if record.aliases.insert(alias.clone(), target.clone()).is_none() {
+                    let added = record.aliases.insert(alias.clone(), target.clone()).is_none();
+                    is_new.store(added, Relaxed);
+                    if added {
                         check_aliases(&record)?;
                     }
                 }
@@ -328,7 +334,7 @@ impl Inner {
             }
             Ok(record)
         };
-        Ok(self.change(name, change).await?.record)
+        self.change(name, change).await.map(|_| is_new.into_inner())
     }
 
     async fn remove(&self, name: &FunctionName) -> Result<(), Problem> {

@@ -161,6 +161,7 @@ pub(crate) async fn version(
     request_body = AliasView,
     responses(
         (status = 200, description = "Where the alias points now", body = AliasView),
+        (status = 201, description = "The alias is new and points there", body = AliasView),
         (status = 400, description = "Odd weights, or more than 100 aliases"),
         (status = 404, description = "No such function or version")
     )
@@ -169,9 +170,9 @@ pub(crate) async fn set_alias(
     State(app): State<AppState>,
     Path((name, alias)): Path<(String, String)>,
     extract::Json(target): extract::Json<AliasView>,
-) -> Answer<Json<AliasView>> {
-    app.registry.set_alias(&name.parse()?, &alias.parse()?, Some(target.clone().into())).await?;
-    Ok(Json(target))
+) -> Answer<(StatusCode, Json<AliasView>)> {
+    let is_new = app.registry.set_alias(&name.parse()?, &alias.parse()?, Some(target.clone().into())).await?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(target)))
 }
 
 /// Removes an alias.

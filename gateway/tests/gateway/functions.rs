@@ -151,10 +151,12 @@ async fn aliases_are_pointed_weighted_and_removed() {
     }
     let path = "/v1/functions/f/aliases/prod";
     service.invoke("f/invoke?qualifier=prod", "").await.is_problem(ErrorKind::AliasNotFound);
-    assert_eq!(service.put_json(path, json!({"version": 1})).await.json(), json!({"version": 1}));
+    let made = service.put_json(path, json!({"version": 1})).await;
+    assert_eq!((made.status.as_u16(), made.json()), (201, json!({"version": 1})));
     assert_eq!(service.invoke("f/invoke?qualifier=prod", "").await.header("x-fanfold-version"), "1");
     let weighted = json!({"version": 1, "canary": {"version": 2, "percent": 20}});
-    assert_eq!(service.put_json(path, weighted.clone()).await.json(), weighted);
+    let moved = service.put_json(path, weighted.clone()).await;
+    assert_eq!((moved.status.as_u16(), moved.json()), (200, weighted));
     let mut canaries = 0;
     for _ in 0..100 {
         let reply = service.invoke("f/invoke?qualifier=prod", "").await;
@@ -182,13 +184,13 @@ async fn a_function_has_so_many_aliases() {
         service.put_json(&format!("/v1/functions/f/aliases/a-{n}"), json!({"version": 1})).await
     };
     for n in 0..limits::ALIASES_MAX {
-        assert_eq!(point(n).await.status, 200);
+        assert_eq!(point(n).await.status, 201);
     }
     let problem = point(limits::ALIASES_MAX).await.is_problem(ErrorKind::InvalidRequest);
     assert!(problem["detail"].as_str().unwrap().contains("at most 100 aliases, found 101"), "{problem}");
     assert_eq!(point(0).await.status, 200);
     assert_eq!(service.delete("/v1/functions/f/aliases/a-0").await.status, 204);
-    assert_eq!(point(limits::ALIASES_MAX).await.status, 200);
+    assert_eq!(point(limits::ALIASES_MAX).await.status, 201);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn bad_documents() {
     put("text/plain", "{\"version\": 1}").await.is_problem(ErrorKind::UnsupportedMediaType);
     let large = format!("{{\"version\": 1{}}}", " ".repeat(1 << 20));
     put("application/json", &large).await.is_problem(ErrorKind::PayloadTooLarge);
-    assert_eq!(put("application/merge-patch+json", "{\"version\": 1}").await.status, 200);
+    assert_eq!(put("application/merge-patch+json", "{\"version\": 1}").await.status, 201);
     // As Windows saves it.
     assert_eq!(put("application/json", "\u{feff}{\"version\": 1}").await.status, 200);
 }
@@ -200,7 +200,7 @@ async fn documents_are_in_utf_8() {
         let headers: Vec<_> = kinds.iter().map(|kind| ("content-type", *kind)).collect();
         service.request(Method::PUT, "/v1/functions/f/aliases/prod", &headers, "{\"version\": 1}").await
     };
-    assert_eq!(put(&["application/json; charset=UTF-8"]).await.status, 200);
+    assert_eq!(put(&["application/json; charset=UTF-8"]).await.status, 201);
     put(&["application/json; charset=utf-16"]).await.is_problem(ErrorKind::UnsupportedMediaType);
     put(&["application/json", "text/plain"]).await.is_problem(ErrorKind::InvalidRequest);
 }

@@ -66,7 +66,7 @@ struct Owned {
 async fn owned(bank: &Service) -> Owned {
     assert_eq!(bank.deploy("f", "1").await.status, 201);
     assert_eq!(bank.deploy_with("sums", AGGREGATOR, json!({})).await.status, 201);
-    assert_eq!(bank.put_json("/v1/functions/f/aliases/prod", json!({"version": 1})).await.status, 200);
+    assert_eq!(bank.put_json("/v1/functions/f/aliases/prod", json!({"version": 1})).await.status, 201);
     let trigger = json!({"bucket": "bank-in", "function": "f", "reconcile": "0s"});
     assert_eq!(bank.put_json("/v1/triggers/t", trigger).await.status, 201);
     let call = bank.invoke("f/invoke", "log secret-line").await.header("x-fanfold-invocation-id").to_owned();

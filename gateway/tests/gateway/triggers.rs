@@ -257,7 +257,7 @@ async fn a_canary_that_would_start_its_own_trigger_is_seen() {
     let point = async |target| service.put_json("/v1/functions/f/aliases/prod", target).await.status;
     let mut through = document();
     through["function"] = json!("f@prod");
-    assert_eq!(point(json!({"version": 1, "canary": {"version": 2, "percent": 1}})).await, 200);
+    assert_eq!(point(json!({"version": 1, "canary": {"version": 2, "percent": 1}})).await, 201);
     // Of a hundred calls one goes to the canary, which no number of looks changes.
     for _ in 0..10 {
         let problem = service.put_json("/v1/triggers/t", through.clone()).await;
