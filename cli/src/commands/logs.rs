@@ -123,6 +123,8 @@ async fn of_job(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
 #[derive(Default)]
 struct Told {
     any: bool,
+    /// Whether what comes after the first stage are reducers.
+    groups: bool,
     /// Attempts at tasks: stage, task, attempt.
     attempts: HashSet<(u32, u32, u32)>,
     /// When the store got the newest lines.
@@ -141,6 +143,7 @@ impl Told {
         // Asked before the lines are read, so that no line comes after the last look.
         let job: JobView = client.get(path, &[]).await?;
         let ended = job.state.is_terminal();
+        self.groups = matches!(job.shape.as_str(), "group" | "map-group");
         let since = self.since(ended);
         let read_on = self.tell(client, &format!("{path}/logs"), args, since).await?;
         Ok(!args.follow || ended || !read_on)
@@ -182,7 +185,7 @@ impl Told {
         }
         let shown = fresh.iter().map(|(line, value)| match args.shown.view {
             View::Json => value.to_string(),
-            View::Table => task_line(line),
+            View::Table => task_line(line, self.groups),
         });
         output::data_taken(&shown.collect::<Vec<_>>().join("\n"))
     }
@@ -271,11 +274,15 @@ fn of(line: &LogLine, whose: &str) -> String {
 }
 
 /// With the task, and with the attempt where it is not the first.
-fn task_line(line: &TaskLine) -> String {
+fn task_line(line: &TaskLine, groups: bool) -> String {
     let TaskLine { stage, task, attempt, line } = line;
-    let fold = if *stage > 0 { format!(" of fold {stage}") } else { String::new() };
+    let whose = match stage {
+        0 => format!("task {task}"),
+        _ if groups => format!("reducer {task}"),
+        _ => format!("task {task} of fold {stage}"),
+    };
     let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
-    of(line, &format!("task {task}{fold}{again}: "))
+    of(line, &format!("{whose}{again}: "))
 }
 
 fn attempt(line: &TaskLine) -> (u32, u32, u32) {
@@ -319,7 +326,7 @@ mod tests {
         let lines = [written(0, 3, 1), written(0, 3, 1), written(0, 3, 2), written(1, 0, 1)];
         let mut told = Told::default();
         let fresh = told.fresh(&lines).unwrap();
-        let shown: Vec<_> = fresh.iter().map(|(line, _)| task_line(line)).collect();
+        let shown: Vec<_> = fresh.iter().map(|(line, _)| task_line(line, false)).collect();
         let at = "1970-01-01T00:00:00.007Z  INFO   task";
         assert_eq!(
             shown,
@@ -330,6 +337,9 @@ mod tests {
                 format!("{at} 0 of fold 1: m")
             ]
         );
+        let shown: Vec<_> = fresh.iter().skip(2).map(|(line, _)| task_line(line, true)).collect();
+        let at = "1970-01-01T00:00:00.007Z  INFO   ";
+        assert_eq!(shown, [format!("{at}task 3, attempt 2: m"), format!("{at}reducer 0: m")]);
         told.attempts.insert((0, 3, 1));
         assert_eq!(told.fresh(&lines).unwrap().len(), 2);
     }
