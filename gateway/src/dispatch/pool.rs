@@ -6,7 +6,7 @@
 //! trouble is not asked twice for everything; each tenant has its own.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -73,14 +73,22 @@ struct Inner {
     asked: Arc<Semaphore>,
     /// Places of workers to which the first connections are made.
     met: Semaphore,
-    /// Starts of workers of other versions that were told so.
-    told: Mutex<HashSet<Uuid>>,
+    /// By name, the start of a worker that is refused of which the log was told.
+    told: Mutex<HashMap<String, Uuid>>,
     chance: AtomicU64,
 }
 
 impl Pool {
     /// Watches the workers until `stop`.
     pub(super) fn start(backbone: Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
+        let pool = Self::new(tls);
+        let watching = pool.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
+        pool
+    }
+
+    /// Without any workers yet.
+    fn new(tls: Arc<ClientConfig>) -> Self {
         let mut seed = [0; 8];
         // Without randomness all gateways pick alike at first, which does no harm for long.
         let _ = getrandom::fill(&mut seed);
@@ -95,10 +103,7 @@ impl Pool {
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
         };
-        let pool = Self::of(Arc::new(inner));
-        let watching = pool.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
-        pool
+        Self::of(Arc::new(inner))
     }
 
     fn of(inner: Arc<Inner>) -> Self {
@@ -328,13 +333,19 @@ impl Pool {
         }
     }
 
-    /// Sends a worker of another version what it refuses, once, so that its log says as
+    /// Counts that a worker is refused; whether that is news of this start of it. Its record is
+    /// renewed all the time, and the log would say the same with each.
+    fn refuse(&self, worker: &str, instance: Uuid) -> bool {
+        self.inner.counters.refused();
+        let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(worker.to_owned(), instance) != Some(instance)
+    }
+
+    /// Sends a worker of another version what it refuses, so that its log says as
     /// well why it gets no calls.
     fn tell_stranger(&self, member: Member) {
-        if self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
-            let stranger = Endpoint::new(member, Arc::clone(&self.inner.tls));
-            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default(), None).await) });
-        }
+        let stranger = Endpoint::new(member, Arc::clone(&self.inner.tls));
+        tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default(), None).await) });
     }
 
     fn follow(&self, change: Change) {
@@ -342,6 +353,7 @@ impl Pool {
         match change {
             Change::Put { key, entry } => self.put(&mut known, key, &entry),
             Change::Delete { key, .. } => {
+                self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
                 if known.remove(&key).is_some() {
                     tracing::info!(worker = key, "a worker is gone");
                 }
@@ -360,9 +372,11 @@ impl Pool {
         let member: Member = match serde_json::from_slice(&entry.value) {
             Ok(member) => member,
             Err(error) => {
-                tracing::warn!(worker = key, %error, "a worker was refused: its record cannot be read");
-                self.inner.counters.refused();
                 known.remove(&key);
+                // What it is a start of, nobody knows.
+                if self.refuse(&key, Uuid::nil()) {
+                    tracing::warn!(worker = key, %error, "a worker was refused: its record cannot be read");
+                }
                 return;
             }
         };
@@ -376,15 +390,16 @@ impl Pool {
             return;
         }
         if member.wire_shared().is_none() {
-            tracing::warn!(
-                worker = key,
-                found = member.wire,
-                expected = WIRE_VERSION,
-                "a worker was refused: it speaks another version"
-            );
-            self.inner.counters.refused();
             known.remove(&key);
-            self.tell_stranger(member);
+            if self.refuse(&key, member.instance) {
+                tracing::warn!(
+                    worker = key,
+                    found = member.wire,
+                    expected = WIRE_VERSION,
+                    "a worker was refused: it speaks another version"
+                );
+                self.tell_stranger(member);
+            }
             return;
         }
         tracing::info!(
@@ -442,4 +457,26 @@ fn ask(endpoint: &Arc<Endpoint>, needs: &Needs, place: OwnedSemaphorePermit) {
 /// what is wrong.
 fn is_another_workers_matter(problem: &Problem) -> bool {
     problem.code == ErrorKind::ConcurrencyLimit || problem.code.fault() == Fault::Platform
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::{RootCertStore, crypto::ring};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_refused_is_told_of_once_for_each_start() {
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let (pool, [first, next]) = (Pool::new(Arc::new(tls)), [1, 2].map(Uuid::from_u128));
+        let told = [("a", first), ("a", first), ("b", first), ("a", next), ("a", next), ("b", first)]
+            .map(|(worker, instance)| pool.refuse(worker, instance));
+        assert_eq!(told, [true, false, true, true, false, false]);
+        pool.follow(Change::Delete { key: "a".to_owned(), revision: 1 });
+        assert_eq!([pool.refuse("a", next), pool.refuse("b", first)], [true, false]);
+    }
 }
