@@ -260,6 +260,12 @@ async fn the_commands_follow_an_asynchronous_call() {
     let again = replayed["replayed"][0]["id"].as_str().unwrap();
     assert_eq!(ended(again).await["origin"]["of"], failed);
     until_letter(again).await;
+    // What a function was refused and passes on is its failure, as of a call that is waited for.
+    let denied = service.ok(&["invoke", "misbehave", "-d", "\"read\"", "--async"]).unwrap();
+    let denied = denied.trim();
+    assert_eq!(ended(denied).await["problem"]["code"], "access-denied");
+    let told = service.run(&["invocations", "result", denied]).unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
     service.ok(&["invocations", "discard", "--all"]).unwrap();
     assert!(!service.ok(&["invocations", "dead-letters"]).unwrap().contains(again));
 

@@ -69,7 +69,10 @@ async fn result(client: &Client, id: Uuid, view: View) -> Result<()> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let well = status.is_success() || status.is_redirection();
     if !well && invoke::is_problem(&body, header("x-request-id")) {
-        return Err(client.refusal_of(status, &body));
+        let refusal = client.refusal_of(status, &body);
+        let found = client.get::<InvocationView>(&format!("{PATH}/{id}"), &[]).await;
+        let is_end = found.is_ok_and(|view| is_end_of_run(&view, refusal.code()));
+        return Err(if is_end { refusal.of_run() } else { refusal });
     }
     invoke::show(&body, invoke::is_json(header("content-type")), view)?;
     if well {
@@ -77,6 +80,13 @@ async fn result(client: &Client, id: Uuid, view: View) -> Result<()> {
     }
     Err(Error::failed(format!("the function answered with HTTP status {status}"))
         .help(format!("its log: fanfold logs {id}")))
+}
+
+/// Whether a refusal with this code is what an invocation ended with for which a sandbox ran.
+fn is_end_of_run(view: &InvocationView, code: Option<&str>) -> bool {
+    let is_end = view.problem.as_ref().is_some_and(|problem| Some(problem.code.as_str()) == code);
+    let wall_us = view.usage.and_then(|usage| usage.wall_us).unwrap_or_default();
+    view.state == "failed" && is_end && wall_us > 0
 }
 
 async fn discard(client: &Client, letters: &Letters) -> Result<()> {
@@ -171,6 +181,23 @@ mod tests {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         assert!(!text.contains("started") && !text.contains("unknown"), "{text}");
+    }
+
+    #[test]
+    fn what_a_function_passed_on_is_told_from_what_the_service_refuses() {
+        let check = |state: &str, wall_us: Option<u64>, code: &str, expected: bool| {
+            let view = json!({
+                "id": "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10", "function": "f", "version": 2, "state": state,
+                "usage": { "wall_us": wall_us }, "problem": { "code": "access-denied", "detail": "no grant" }
+            });
+            let view = serde_json::from_value(view).unwrap();
+            assert_eq!(is_end_of_run(&view, Some(code)), expected, "{state} {wall_us:?} {code}");
+        };
+        check("failed", Some(9), "access-denied", true);
+        check("failed", Some(9), "unauthorized", false);
+        check("failed", Some(0), "access-denied", false);
+        check("failed", None, "access-denied", false);
+        check("queued", Some(9), "access-denied", false);
     }
 
     #[test]
