@@ -67,6 +67,12 @@ pub enum CheckError {
         /// What is exported instead.
         found: Vec<String>,
     },
+    /// Two aggregates, of which no job could tell which to run.
+    #[error(
+        "expected one aggregate, with a key (fanfold:function/grouper) or without (fanfold:function/aggregator), found \
+         both; deploy them as functions of their own"
+    )]
+    TwoAggregates,
     /// Imports that the sandbox does not offer.
     #[error(
         "expected imports of fanfold:function at 0.1 and of wasi io, cli, clocks, filesystem, random and sockets \
@@ -86,7 +92,7 @@ impl CheckError {
         match self {
             Self::TooLarge { .. } => ErrorKind::ComponentTooLarge,
             Self::NotAComponent { .. } | Self::Invalid { .. } => ErrorKind::NotAComponent,
-            Self::NoFunction { .. } => ErrorKind::ExportMissing,
+            Self::NoFunction { .. } | Self::TwoAggregates => ErrorKind::ExportMissing,
             Self::ForbiddenImports { .. } => ErrorKind::ImportUnknown,
         }
     }
@@ -124,6 +130,9 @@ pub fn check_within(bytes: &[u8], bytes_max: u64) -> Result<ComponentInfo, Check
         .collect();
     if functions.is_empty() {
         return Err(CheckError::NoFunction { found: surface.exports });
+    }
+    if functions.contains(&Export::Aggregator) && functions.contains(&Export::Grouper) {
+        return Err(CheckError::TwoAggregates);
     }
     Ok(ComponentInfo { size_bytes, functions, exports: surface.exports, imports: surface.imports })
 }

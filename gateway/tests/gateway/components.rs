@@ -51,6 +51,20 @@ fn a_component_without_a_function_is_refused() {
 }
 
 #[test]
+fn two_aggregates_are_refused_whatever_else_there_is() {
+    let [mapper, aggregator, grouper] =
+        ["mapper", "aggregator", "grouper"].map(|name| format!("fanfold:function/{name}@0.1.0"));
+    let [aggregator, grouper] = [aggregator.as_str(), grouper.as_str()];
+    for beside in [HANDLER, mapper.as_str()] {
+        let said = refused(&[], &[beside, aggregator, grouper]);
+        assert!(said.contains("expected one aggregate"), "{beside}: {said}");
+        for one in [aggregator, grouper] {
+            assert_eq!(check(&component(&[], &[beside, one], "")).unwrap().functions.len(), 2, "{one}");
+        }
+    }
+}
+
+#[test]
 fn what_is_no_component_is_named() {
     let found = |bytes: &[u8]| check(bytes).unwrap_err().to_string();
     assert!(found(b"\0asm\x01\0\0\0").contains("found a core module"));

@@ -21,7 +21,7 @@ pub(super) const NOT_KEPT: &str =
 /// What a function does as a job. One with both halves folds what it maps.
 ///
 /// # Errors
-/// `export-missing` when it is none, `invalid-job` when it has two aggregates.
+/// `export-missing` when it is none, `invalid-job` when it has two aggregates, which earlier builds let be deployed.
 pub(crate) fn shape(version: &Version) -> Result<Shape, Problem> {
     let has = |export| version.exports.contains(&export);
     Ok(match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
