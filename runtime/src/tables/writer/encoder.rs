@@ -62,6 +62,7 @@ impl Encoder {
         Ok(match format {
             Format::Csv => Self::Csv(CsvEncoder::create(schema)?),
             Format::Jsonl => {
+                lines::check_members(schema)?;
                 let builder = WriterBuilder::new().with_explicit_nulls(true);
                 Self::Jsonl(Box::new(builder.build(Vec::new())))
             }

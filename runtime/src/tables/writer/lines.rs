@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How much text rows become, before they do.
+//! What is to be known of rows before they become text: how much of it, and whether as JSON it
+//! can be read.
 //!
 //! Text is longer than columns: JSON Lines say every name in every row, and what is
 //! missing takes no byte in a column. So rows are written in pieces, each of which
@@ -8,11 +9,11 @@
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Schema},
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
-use crate::tables::shape::span;
+use crate::tables::{guard::quote, shape::span};
 
 /// Text that is made at once, unless one row is longer.
 const PIECE_BYTES: usize = 4 << 20;
@@ -21,6 +22,36 @@ const PIECE_BYTES: usize = 4 << 20;
 const MARKS_BYTES: usize = 4;
 /// A number, a time, or a word for what is missing.
 const VALUE_BYTES: usize = 16;
+
+/// Refuses structs that have two members of one name: as objects they would have it twice, and
+/// readers keep the one or the other.
+pub(super) fn check_members(schema: &Schema) -> Result<(), Problem> {
+    let found = |field: &Field| twice(field.data_type()).map(|name| (quote(field.name()), quote(name)));
+    let Some((column, name)) = schema.fields().iter().find_map(|field| found(field)) else { return Ok(()) };
+    let detail = format!(
+        "column {column} must name each member once, found {name} twice; rename one, or write the table as parquet"
+    );
+    Err(Problem::new(ErrorKind::SchemaMismatch, detail))
+}
+
+/// The name that a struct in this type has twice.
+fn twice(data_type: &DataType) -> Option<&str> {
+    match data_type {
+        DataType::List(item) | DataType::FixedSizeList(item, _) => twice(item.data_type()),
+        DataType::Map(entries, _) => match entries.data_type() {
+            // What these are called is written nowhere.
+            DataType::Struct(halves) => halves.iter().find_map(|half| twice(half.data_type())),
+            _ => None,
+        },
+        DataType::Struct(members) => {
+            let mut names: Vec<&str> = members.iter().map(|member| member.name().as_str()).collect();
+            names.sort_unstable();
+            let pair = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+            pair.or_else(|| members.iter().find_map(|member| twice(member.data_type())))
+        }
+        _ => None,
+    }
+}
 
 /// How many of the first rows are written at once: one at least, if there is one.
 pub(super) fn rows_at_once(batch: &RecordBatch) -> Result<usize, Problem> {
@@ -113,8 +144,10 @@ mod tests {
         array::{ArrayRef, ListArray, NullArray, StringArray, StructArray},
         buffer::OffsetBuffer,
     };
+    use fanfold_protocol::job::Format;
 
     use super::*;
+    use crate::tables::writer::encoder::Encoder;
 
     fn batch(name: &str, values: ArrayRef) -> RecordBatch {
         RecordBatch::try_from_iter_with_nullable([(name, values, true)]).unwrap()
@@ -170,5 +203,38 @@ mod tests {
         let problem = rows_at_once(&lists.slice(2, 1)).unwrap_err();
         assert_eq!(problem.code, ErrorKind::TransferTooLarge);
         assert!(problem.detail.contains("67108864"), "{problem}");
+    }
+
+    #[test]
+    fn members_of_one_name_are_refused_however_deep() {
+        let member = |name: &str, data_type| Field::new(name, data_type, true);
+        let record = |names: &[&str]| {
+            DataType::Struct(names.iter().map(|name| member(name, DataType::Int64)).collect())
+        };
+        let map = |key: DataType, value: DataType| {
+            let entries = DataType::Struct(vec![member("e", key), member("e", value)].into());
+            DataType::Map(Arc::new(Field::new("entries", entries, false)), false)
+        };
+        let list = |item: DataType| DataType::List(Arc::new(Field::new_list_field(item, true)));
+        let check = |data_type: DataType, expected: Option<&str>| {
+            let schema = Schema::new(vec![member("a", DataType::Int64), member("s", data_type.clone())]);
+            let refused = Encoder::create(Format::Jsonl, &Arc::new(schema.clone())).err();
+            let told = refused.map(|problem| (problem.code, problem.detail));
+            let name =
+                expected.map(|name| format!("column \"s\" must name each member once, found {name:?} twice"));
+            match (&told, &name) {
+                (Some((ErrorKind::SchemaMismatch, detail)), Some(name)) => {
+                    assert!(detail.starts_with(name), "{detail}");
+                }
+                (None, None) => {}
+                _ => panic!("{data_type}: {told:?}, and not {name:?}"),
+            }
+            assert!(Encoder::create(Format::Arrow, &Arc::new(schema)).is_ok(), "{data_type}");
+        };
+        check(record(&["a", "b", "s"]), None);
+        check(record(&["x", "y", "x"]), Some("x"));
+        check(DataType::Struct(vec![member("x", list(record(&["y", "y"])))].into()), Some("y"));
+        check(map(DataType::Utf8, record(&["x", "y"])), None);
+        check(map(DataType::Utf8, list(record(&["z", "z"]))), Some("z"));
     }
 }
