@@ -230,6 +230,7 @@ impl Components {
         if !(handler || mapper || aggregator || grouper) {
             return Err(link::no_export(&self.engine, component));
         }
+        link::check_exports(&pre)?;
         let wrong = |error: wasmtime::Error| link::export_problem(&error);
         Ok(Loaded {
             bytes,

@@ -8,12 +8,26 @@
 use fanfold_protocol::{ErrorKind, Problem, WIT_PACKAGE, imports};
 use wasmtime::{
     Engine,
-    component::{Component, HasSelf, Linker},
+    component::{
+        Component, ComponentNamedList, HasSelf, InstancePre, Lift, Linker, Lower, Resource,
+        types::ComponentItem,
+    },
 };
 
 use crate::{
-    bindings::handler::HandlerFunction,
-    host::{Host, wasi},
+    bindings::{
+        grouper::exports::fanfold::function::grouper::Grouping,
+        handler::{
+            HandlerFunction,
+            exports::fanfold::function::handler::{Request, Response},
+            fanfold::function::types::{Description, Error},
+        },
+    },
+    host::{
+        Host,
+        tables::{Reader, Writer},
+        wasi,
+    },
     sandbox::told,
 };
 
@@ -65,11 +79,59 @@ pub(crate) fn import_problem(error: &wasmtime::Error) -> Problem {
     told(Problem::new(ErrorKind::ImportUnknown, detail))
 }
 
-/// An export that has the right name and the wrong types.
+/// An export that lacks a function, or has one of other types.
 pub(crate) fn export_problem(error: &wasmtime::Error) -> Problem {
+    wrong_export(format!("{error:#}"))
+}
+
+fn wrong_export(found: impl std::fmt::Display) -> Problem {
     let detail =
-        format!("expected exports as in {WIT_PACKAGE}, found: {error:#}; build it against that package");
+        format!("expected exports as in {WIT_PACKAGE}, found: {found}; build it against that package");
     told(Problem::new(ErrorKind::ExportMissing, detail))
+}
+
+/// Fails when an export has a function of other types than the contract's: by themselves the bindings
+/// look at them only when a sandbox begins.
+pub(crate) fn check_exports(pre: &InstancePre<Host>) -> Result<(), Problem> {
+    type Table = (Resource<Reader>,);
+    type Tables = (Resource<Reader>, Resource<Writer>);
+    type Answer<T> = (Result<T, Error>,);
+    let [handler, mapper, aggregator, grouper] = EXPORTS;
+    check_function::<(Request,), Answer<Response>>(pre, handler, "handle")?;
+    check_function::<(), (Description,)>(pre, mapper, "describe")?;
+    check_function::<Tables, Answer<()>>(pre, mapper, "map")?;
+    check_function::<(), (Description,)>(pre, aggregator, "describe")?;
+    check_function::<Table, Answer<Vec<u8>>>(pre, aggregator, "accumulate")?;
+    check_function::<(Vec<Vec<u8>>,), Answer<Vec<u8>>>(pre, aggregator, "merge")?;
+    check_function::<(Vec<u8>,), Answer<String>>(pre, aggregator, "finish")?;
+    check_function::<(), (Grouping,)>(pre, grouper, "describe")?;
+    check_function::<Tables, Answer<()>>(pre, grouper, "accumulate")?;
+    check_function::<Tables, Answer<()>>(pre, grouper, "merge")
+}
+
+/// Compares a function's types with those that it is called with. One that is not there is the
+/// bindings' to miss.
+fn check_function<Params, Results>(
+    pre: &InstancePre<Host>,
+    interface: &str,
+    function: &str,
+) -> Result<(), Problem>
+where
+    Params: ComponentNamedList + Lower,
+    Results: ComponentNamedList + Lift,
+{
+    let component = pre.component();
+    let Some(instance) = component.get_export_index(None, interface) else { return Ok(()) };
+    match component.get_export(Some(&instance), function) {
+        None => Ok(()),
+        // Hidden, and what generated bindings call for functions that are no interface's.
+        Some((ComponentItem::ComponentFunc(found), _)) => {
+            found.typecheck::<Params, Results>(&pre.instance_type()).map_err(|error| {
+                wrong_export(format_args!("other types of {function} in {interface} ({error:#})"))
+            })
+        }
+        Some(_) => Err(wrong_export(format_args!("something else as {function} in {interface}"))),
+    }
 }
 
 /// None of the exports is there.

@@ -15,7 +15,7 @@ use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use super::Stop;
-use crate::{bindings::handler::fanfold::function::types, host::Host, link};
+use crate::{bindings::handler::fanfold::function::types, host::Host};
 
 /// What is kept of a guest's own words.
 const TEXT_BYTES_MAX: usize = 4 << 10;
@@ -57,8 +57,6 @@ fn failed(error: &wasmtime::Error, host: &Host) -> Problem {
     let trap = error.downcast_ref::<Trap>().copied();
     let problem = if trap == Some(Trap::StackOverflow) {
         stack_overflow(error)
-    } else if is_mistyped(error) {
-        link::export_problem(error)
     } else if is_transfer(error) {
         transfer(error)
     } else if let Some(problem) = memory(host) {
@@ -80,12 +78,6 @@ fn stack_overflow(error: &wasmtime::Error) -> Problem {
             functions(error)
         ),
     )
-}
-
-/// Whether an export has the name of one of the contract and other types, which is seen when a sandbox
-/// begins. wasmtime has no public type for it.
-fn is_mistyped(error: &wasmtime::Error) -> bool {
-    error.chain().any(|cause| cause.to_string().starts_with("type mismatch with "))
 }
 
 /// Whether more was moved in one host call than is allowed. wasmtime has no

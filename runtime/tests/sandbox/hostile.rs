@@ -147,12 +147,12 @@ async fn what_is_no_component_is_refused_with_its_own_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_with_other_types_is_told_of_as_one() {
+async fn an_export_with_other_types_is_refused_before_it_runs() {
     let mistyped = |interface: &str, functions: &[&str]| {
         let exports: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
         let text = format!(
             "(component
-               (core module $m (func (export \"f\") (result i32) (i32.const 1)))
+               (core module $m (func (export \"f\") (result i32) (unreachable)))
                (core instance $i (instantiate $m))
                (func $f (result u32) (canon lift (core func $i \"f\")))
                (instance $e {exports})
@@ -160,16 +160,24 @@ async fn an_export_with_other_types_is_told_of_as_one() {
         );
         wat::parse_str(text).unwrap()
     };
-    let check = |problem: Problem| {
-        assert_eq!(problem.code, ErrorKind::ExportMissing, "{problem}");
-        assert!(problem.detail.contains("expected exports as in fanfold:function"), "{problem}");
-    };
     let platform = Platform::start().await;
-    // A handler has nothing to say when it is deployed.
-    let version = platform.deploy(mistyped("handler", &["handle"]), Settings::default()).await.unwrap();
-    check(platform.invoke(&version, b"", Duration::from_secs(5)).await.result.unwrap_err());
-    let version = platform.deploy(mistyped("mapper", &["describe", "map"]), Settings::default()).await;
-    check(version.unwrap_err());
+    for (interface, functions) in [
+        ("handler", &["handle"][..]),
+        ("mapper", &["describe", "map"][..]),
+        ("aggregator", &["describe", "accumulate", "merge", "finish"][..]),
+        ("grouper", &["describe", "accumulate", "merge"][..]),
+    ] {
+        let refused = async |functions: &[&str], found: String| {
+            let deployed = platform.deploy(mistyped(interface, functions), Settings::default()).await;
+            let problem = deployed.unwrap_err();
+            assert_eq!(problem.code, ErrorKind::ExportMissing, "{problem}");
+            assert!(problem.detail.contains("expected exports as in fanfold:function"), "{problem}");
+            assert!(problem.detail.contains(&found), "{problem}");
+        };
+        refused(functions, format!("other types of {} in fanfold:function/{interface}@0.1.0", functions[0]))
+            .await;
+        refused(&[], functions[0].to_owned()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
