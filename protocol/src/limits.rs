@@ -85,6 +85,8 @@ pub const COMPONENT_BYTES_DEFAULT: u64 = 20 * MIB;
 pub const COMPONENT_BYTES_MAX: u64 = 64 * MIB;
 /// CPU time of the process that compiles a component.
 pub const COMPILE_CPU_SECONDS: u64 = 60;
+/// Its life, however little of a processor it gets; far enough for its CPU time to be what bounds it.
+pub const COMPILE_WALL_SECONDS: u64 = 10 * COMPILE_CPU_SECONDS;
 /// Memory of the process that compiles a component.
 pub const COMPILE_MEMORY_BYTES: u64 = 2 * GIB;
 /// Compilers running at once on a host.

@@ -40,8 +40,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// On an answer that needs no function to run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// On a deployment: two compilations may be waited for, of two minutes each.
-const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
+/// On a deployment: where the machine is busy, two compilations may be waited for, of ten minutes each.
+const DEPLOY_TIMEOUT: Duration = Duration::from_secs(1_200);
 
 /// On an answer that a plan is made for: large text is read through for where its records end.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(1_800);

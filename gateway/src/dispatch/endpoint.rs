@@ -68,7 +68,7 @@ const MEET_PAUSE_ALONE: Duration = Duration::from_secs(2);
 const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 /// How long a preparation may take: its turn behind two of the longest, and its own. One that lives and never ends it
 /// would hold for good whoever waits.
-const PREPARING_MAX: Duration = Duration::from_secs(6 * limits::COMPILE_CPU_SECONDS);
+const PREPARING_MAX: Duration = Duration::from_secs(3 * limits::COMPILE_WALL_SECONDS);
 /// Windows that an answer of the usual size fits into.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

@@ -11,11 +11,18 @@
 mod child;
 mod turns;
 
-use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use bytes::Bytes;
 pub use child::compile_child;
 use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
@@ -25,8 +32,8 @@ use tokio::{
 use self::turns::Turns;
 pub(crate) use self::turns::{Seat, Turn, Urgency, Wanted};
 
-/// Wall time of a child: its CPU time, and as much again on a busy host.
-const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
+/// Wall time of a child.
+const WALL_TIME_MAX: Duration = Duration::from_secs(limits::COMPILE_WALL_SECONDS);
 /// How long a child for which nobody waits leaves the machine to others, and how often somebody is looked for who does.
 const YIELDS_MAX: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -80,10 +87,12 @@ async fn run(command: &CompilerCommand, component: Bytes, wanted: &Wanted) -> Re
         let _ = timeout(LEAVES_MAX, child.wait()).await;
     }
     let mut child = start(command, false)?;
-    match timeout(WALL_TIME_MAX, converse(&mut child, component)).await {
-        Ok(ended) => ended,
-        Err(_) => Err(over_limit("it did not end in time")),
-    }
+    within(WALL_TIME_MAX, &mut child, component).await
+}
+
+/// Waits so long for a child, whose own limits end it long before unless the machine has no time for it.
+async fn within(wall: Duration, child: &mut Child, component: Bytes) -> Result<Vec<u8>, Problem> {
+    timeout(wall, converse(child, component)).await.unwrap_or_else(|_| Err(starved(wall)))
 }
 
 /// Waits until a child can yield no longer: somebody waits for what it makes or for its turn, or it has had no end.
@@ -144,7 +153,17 @@ async fn converse(child: &mut Child, component: Bytes) -> Result<Vec<u8>, Proble
              build it with another version of its toolchain",
         )),
         Some(code) => Err(broken(format!("the compiler ended with code {code}"))),
-        None => Err(over_limit("it was stopped")),
+        None => Err(over_limit(stopped(status))),
+    }
+}
+
+/// Which limit a child met that a signal ended.
+fn stopped(status: ExitStatus) -> &'static str {
+    match status.signal() {
+        Some(signal) if signal == Signal::XCPU.as_raw() => "it used up its CPU time",
+        // So ends who gets no memory.
+        Some(signal) if signal == Signal::ABORT.as_raw() => "it needed more memory",
+        _ => "it was stopped",
     }
 }
 
@@ -168,10 +187,48 @@ fn over_limit(how: &str) -> Problem {
     )
 }
 
+/// That says nothing of the component: another worker may have the time, or this one later.
+fn starved(wall: Duration) -> Problem {
+    let seconds = wall.as_secs();
+    tracing::warn!(seconds, "a compiler did not end in time: the machine is too busy for it");
+    Problem::new(
+        ErrorKind::WorkerUnavailable,
+        format!(
+            "expected a worker with time to compile the component, found one so busy that it was not done within \
+             {seconds} s; try again later, or ask the operator for more workers"
+        ),
+    )
+}
+
 fn broken(what: impl std::fmt::Display) -> Problem {
     tracing::error!(%what, "the compiler is broken");
     Problem::new(
         ErrorKind::Internal,
         "expected the compiler to run, found it broken; the operator finds the cause in the log",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_limit_that_was_met_is_told() {
+        let check = async |script: &str, wall: Duration, kind: ErrorKind, part: &str| {
+            let args = ["-c", script].map(OsString::from).to_vec();
+            let command = CompilerCommand { program: "/bin/sh".into(), args };
+            let ended = within(wall, &mut start(&command, false).unwrap(), Bytes::new()).await;
+            let problem = ended.unwrap_err();
+            assert_eq!(problem.code, kind, "{problem}");
+            assert!(problem.detail.contains(part), "{problem}");
+        };
+        check("ulimit -c 0; kill -XCPU $$", WALL_TIME_MAX, ErrorKind::CompileLimit, "used up its CPU time")
+            .await;
+        check("ulimit -c 0; kill -ABRT $$", WALL_TIME_MAX, ErrorKind::CompileLimit, "needed more memory")
+            .await;
+        check("kill -KILL $$", WALL_TIME_MAX, ErrorKind::CompileLimit, "was stopped").await;
+        // The machine's, and not the component's.
+        let wall = Duration::from_millis(50);
+        check("exec /bin/sleep 60", wall, ErrorKind::WorkerUnavailable, "so busy").await;
+    }
 }
