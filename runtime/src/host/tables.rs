@@ -31,8 +31,8 @@ use super::{Data, Host, Refusal, Work, joined, start, start_reading, store_probl
 use crate::{
     bindings::handler::fanfold::function::tables,
     tables::{
-        Keys, Like, PipeReader, PipeWriter, ShuffleWriter, TableReader, TableSource, TableWriter, decode,
-        encode, encode_schema, merge, parts,
+        Keys, Like, PipeReader, PipeWriter, ShuffleWriter, TableReader, TableSource, TableWriter,
+        check_declared, decode, encode, encode_schema, merge, parts,
     },
 };
 
@@ -224,12 +224,18 @@ pub(crate) struct Sink {
     /// To the reducers of their keys.
     pub(crate) shuffle: Option<ShuffleWriter>,
     pub(crate) rows: u64,
+    /// What the function declares to write, until its first batch has come.
+    pub(crate) declared: Option<Vec<Column>>,
     /// Of a table that the guest opened itself.
     pub(crate) _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Sink {
     async fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        // The others are to be like the first.
+        if let Some(declared) = self.declared.take() {
+            check_declared(&declared, &batch.schema())?;
+        }
         if let Some(table) = &mut self.table {
             table.write(batch).await?;
         }

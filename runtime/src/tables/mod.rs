@@ -65,6 +65,7 @@ use fanfold_protocol::{
 
 pub(crate) use self::{
     fixed::check as check_width,
+    layout::check_declared,
     pipe::{PipeReader, PipeWriter, pipe},
     shuffle::{Keys, ShuffleWriter, merge, parts},
 };

@@ -74,7 +74,8 @@ async fn open_reduce(
 ) -> Result<(Reader, Writer), Problem> {
     let host = store.data_mut();
     let (metered, table) = (host.store(), create_output(host, attempt, task)?);
-    let writer = Writer::lend(&host.data, table.into());
+    let declared = attempt.version.describes.grouper.as_ref().and_then(|grouping| grouping.writes.clone());
+    let writer = Writer::lend(&host.data, Sink { declared, ..Sink::from(table) });
     let share = Share {
         states: states.to_vec(),
         keys: keys_of(&attempt.version)?,

@@ -273,9 +273,10 @@ async fn call_map(
     partition: &Partition,
     sink: Result<Sink, Problem>,
 ) -> wasmtime::Result<Result<Writer, Fail>> {
-    let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
+    let described = attempt.version.describes.mapper.as_ref();
+    let declared = described.and_then(|described| described.reads.clone());
     let sink = match sink {
-        Ok(sink) => sink,
+        Ok(sink) => Sink { declared: described.and_then(|described| described.writes.clone()), ..sink },
         Err(problem) => return Ok(Err(problem.into())),
     };
     let output = Writer::lend(&store.data().data, sink);

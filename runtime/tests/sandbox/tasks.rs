@@ -121,6 +121,11 @@ fn importing(import: &str, pause: &str, pad: u32, quote: char) -> Vec<u8> {
     component("tables", &text.replace("{quote}", &u32::from(quote).to_string()))
 }
 
+/// What makes it declare that it writes one column, `id` of `Int64`.
+const WRITES_ID: &str = r#"(data (i32.const 268) "\01\00\00\00\00\02\00\00\01\00\00\00")
+(data (i32.const 512) "\58\02\00\00\02\00\00\00\5a\02\00\00\05\00\00\00\01\00\00\00")
+(data (i32.const 600) "idInt64")"#;
+
 /// A platform with a deployed function and a worker at work.
 struct Works {
     platform: Arc<Platform>,
@@ -265,6 +270,24 @@ async fn a_map_leaves_a_table_and_a_commit() {
     assert_eq!(tasks[1].outcome, TaskOutcome::Table(None));
     assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
     works.settled().await;
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_writes_the_columns_that_it_declares() {
+    let works = Works::start(importing(WRITES_ID, "", 0, '"')).await;
+    let mut maps = Vec::new();
+    for (key, body) in [("in/1.csv", "id\n1\n"), ("in/2.csv", "id\nx\n"), ("in/3.csv", "id,name\n1,a\n")] {
+        maps.push(Work::Map(works.partition(key, body).await));
+    }
+    let tasks = works.tasks(0, 0, maps).await;
+    assert!(matches!(tasks[0].outcome, TaskOutcome::Table(Some(_))), "{tasks:?}");
+    for (task, found) in [(&tasks[1], "\"id\" \"Utf8\""), (&tasks[2], "column 2 \"name\"")] {
+        let TaskOutcome::Failed(problem) = &task.outcome else { panic!("{task:?}") };
+        assert_eq!(problem.code, ErrorKind::SchemaMismatch);
+        assert!(problem.detail.contains(found), "{problem}");
+    }
+    assert_eq!(works.keys("bank", "out/").await.len(), 1);
     works.stop().await;
 }
 

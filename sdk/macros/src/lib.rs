@@ -34,7 +34,8 @@ pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// `RecordBatch`, and may take `&Params<T>` and `&Context` besides. It returns a
 /// row, an `Option` or a `Vec` of rows, or a `RecordBatch`, with or without
 /// `Result`. A map of batches may say which columns it deals with:
-/// `#[fanfold::map(reads = Customer, writes = Score)]`. A component has one map.
+/// `#[fanfold::map(reads = Customer, writes = Score)]`; batches of other columns than it says
+/// are refused when they are written. A component has one map.
 #[proc_macro_attribute]
 pub fn map(attribute: TokenStream, item: TokenStream) -> TokenStream {
     told(map::expand(attribute.into(), item.clone().into()), item)
