@@ -58,9 +58,10 @@ pub const ASYNC_STACK_BYTES: usize = 2 << 20;
 pub const SANDBOXES_MAX: usize = 256;
 /// Resources (open tables, objects, streams) of an invocation.
 pub const HANDLES_MAX: usize = 1_024;
-/// Tables of them that an invocation opens itself, beside its input and output: the host holds
-/// up to 150 MiB for each, a row group and what is on its way to the store.
+/// Tables of them that an invocation opens itself, beside its input and output.
 pub const TABLES_OPEN_MAX: usize = 16;
+/// What the host is taken to hold for each, at most: a row group and what is on its way to the store.
+pub const TABLE_HELD_BYTES_MAX: u64 = 150 * MIB;
 
 /// Wall time of a synchronous call.
 pub const SYNC_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);

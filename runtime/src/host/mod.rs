@@ -8,6 +8,7 @@
 
 pub(crate) mod context;
 pub(crate) mod objects;
+pub(crate) mod places;
 pub(crate) mod tables;
 pub(crate) mod wasi;
 
@@ -29,12 +30,13 @@ use fanfold_protocol::{
     uri::ObjectUri,
 };
 use fanfold_storage::{Meter, Store};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 use wasmtime::component::{ResourceTable, ResourceTableError};
 use wasmtime_wasi::WasiCtx;
 
+use self::places::{Place, Places};
 use crate::{
     bindings::handler::fanfold::function::types,
     memory::Reservation,
@@ -99,7 +101,7 @@ pub(crate) struct Host {
     pub(crate) log: Log,
     pub(crate) table: ResourceTable,
     /// Places for the tables that the guest opens itself, once it opens one.
-    places: Option<Arc<Semaphore>>,
+    places: Option<Places>,
     wasi: Option<Box<WasiCtx>>,
     metered: Option<Store>,
     work: Arc<Work>,
@@ -183,6 +185,18 @@ impl Host {
     /// What was done for it so far.
     pub(crate) fn work(&self) -> &Arc<Work> {
         &self.work
+    }
+
+    /// A place for one more table that the guest opens itself.
+    fn place(&mut self) -> Result<Place, Problem> {
+        self.places.get_or_insert_with(|| Places::new(limits::TABLES_OPEN_MAX)).take()
+    }
+
+    /// Counts what is held for such tables as memory that the sandbox takes.
+    fn count_held(&mut self) {
+        if let Some(places) = &self.places {
+            self.limiter.beside(places.held_bytes());
+        }
     }
 
     /// How far the guest said it was.

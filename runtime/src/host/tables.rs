@@ -20,14 +20,11 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-};
+use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
 
-use super::{Data, Host, Refusal, Work, joined, start, start_reading, store_problem};
+use super::{Data, Host, Refusal, Work, joined, places::Place, start, start_reading, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
     tables::{
@@ -68,7 +65,7 @@ pub struct Reader {
     state: Reading,
     /// Of a table that the guest opened itself, until its end, or that of its handle where the
     /// schema is large: there may be many handles.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 enum Reading {
@@ -227,7 +224,7 @@ pub(crate) struct Sink {
     /// What the function declares to write, until its first batch has come.
     pub(crate) declared: Option<Vec<Column>>,
     /// Of a table that the guest opened itself.
-    pub(crate) _place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Place>,
 }
 
 impl Sink {
@@ -364,6 +361,10 @@ impl tables::HostReader for Host {
 impl tables::HostWriter for Host {
     async fn write(&mut self, writer: Resource<Writer>, batches: Vec<u8>) -> Result<(), Refusal> {
         let mut inner = self.table.get_mut(&writer)?.take()?;
+        if let Some(place) = &mut inner.place {
+            place.writes(batches.len() as u64);
+            self.count_held();
+        }
         let work = Arc::clone(self.work());
         let writing = self.start(async move {
             let result = write(&mut inner, &batches, &work).await;
@@ -413,15 +414,18 @@ impl tables::Host for Host {
         let uri = ObjectUri::of_object(&uri)?;
         self.check_read(&uri)?;
         let csv = options.csv.map(csv_options).transpose()?.unwrap_or_default();
-        let place = self.place()?;
+        let mut place = self.place()?;
         let store = self.store();
         let head = store.clone();
         let pinned = self.run(async move {
             let pin = head.head(&uri).await.map_err(|e| store_problem(&e))?.pin;
             Ok(PinnedObject { uri, pin })
         });
+        let pinned = pinned.await?;
+        place.reads(pinned.pin.size);
+        self.count_held();
         let source = TableSource {
-            slices: vec![Slice::whole(pinned.await?)],
+            slices: vec![Slice::whole(pinned)],
             format: format(options.format),
             columns: options.columns,
             declared: None,
@@ -441,24 +445,8 @@ impl tables::Host for Host {
         let (id, depth) = (self.call.id.to_string(), self.call.depth);
         let table = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
         let threads = self.data.threads.clone();
-        let inner = Some(Box::new(Sink { _place: place, ..Sink::from(table) }));
+        let inner = Some(Box::new(Sink { place, ..Sink::from(table) }));
         Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)
-    }
-}
-
-impl Host {
-    /// A place for one more table.
-    fn place(&mut self) -> Result<OwnedSemaphorePermit, Problem> {
-        let places = self.places.get_or_insert_with(|| Arc::new(Semaphore::new(limits::TABLES_OPEN_MAX)));
-        Arc::clone(places).try_acquire_owned().map_err(|_| {
-            Problem::new(
-                ErrorKind::MemoryExceeded,
-                format!(
-                    "expected at most {} tables open at once, found one more; finish or drop one before the next",
-                    limits::TABLES_OPEN_MAX
-                ),
-            )
-        })
     }
 }
 
@@ -498,21 +486,21 @@ fn unusable() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::places::Places, *};
 
     #[tokio::test]
     async fn a_large_schema_keeps_its_place() {
-        let places = Arc::new(Semaphore::new(1));
-        for (bytes, free) in [(SCHEMA_KEPT_BYTES, 1), (SCHEMA_KEPT_BYTES + 1, 0)] {
-            let place = Some(Arc::clone(&places).try_acquire_owned().unwrap());
+        let places = Places::new(1);
+        for (bytes, is_free) in [(SCHEMA_KEPT_BYTES, true), (SCHEMA_KEPT_BYTES + 1, false)] {
+            let place = Some(places.take().unwrap());
             let state = Reading::Ended(Ok(()));
             let (schema, work, threads) = (vec![0; bytes], Arc::default(), Handle::current());
             let mut reader = Reader { schema, work, threads, state, place };
-            assert_eq!(places.available_permits(), 0);
+            assert!(places.take().is_err());
             reader.end(Ok(()));
-            assert_eq!(places.available_permits(), free, "{bytes}");
+            assert_eq!(places.take().is_ok(), is_free, "{bytes}");
             drop(reader);
-            assert_eq!(places.available_permits(), 1, "{bytes}");
+            assert!(places.take().is_ok(), "{bytes}");
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct Memory {
 }
 
 /// What they may take where nobody says so: what there is but for a quarter, which is for the
-/// process itself, for tables that are decoded and for components that are compiled.
+/// process itself, for the inputs and outputs of tasks and for components that are compiled.
 pub(crate) fn default_bytes() -> u64 {
     let bytes = machine::bytes();
     (bytes - bytes / 4).max(BUDGET_BYTES_MIN)

@@ -20,6 +20,8 @@ pub(crate) struct Limiter {
     bytes: u64,
     elements: u64,
     peak_bytes: u64,
+    /// Most that the host held for it besides.
+    beside_bytes_peak: u64,
     /// The largest sum that was asked for and refused.
     refused_bytes: Option<u64>,
     /// The largest number of table elements that was asked for and refused.
@@ -36,6 +38,7 @@ impl Limiter {
             bytes: 0,
             elements: 0,
             peak_bytes: 0,
+            beside_bytes_peak: 0,
             refused_bytes: None,
             refused_elements: None,
             reservation,
@@ -70,8 +73,19 @@ impl Limiter {
         }
         self.bytes = wanted;
         self.peak_bytes = self.peak_bytes.max(wanted);
-        self.reservation.cover(self.peak_bytes);
+        self.cover();
         true
+    }
+
+    /// Counts what the host holds for the guest. Its own bound does not know of it, and the process's
+    /// budget does.
+    pub(crate) fn beside(&mut self, bytes: u64) {
+        self.beside_bytes_peak = self.beside_bytes_peak.max(bytes);
+        self.cover();
+    }
+
+    fn cover(&mut self) {
+        self.reservation.cover(self.peak_bytes + self.beside_bytes_peak);
     }
 }
 
@@ -149,6 +163,20 @@ mod tests {
         assert!(limiter.memory_growing(1 << 20, 3 << 20, None).unwrap());
         assert!(!limiter.memory_growing(3 << 20, 5 << 20, None).unwrap());
         assert_eq!(budget.memory().reserved_bytes, 3 << 20);
+        drop(limiter);
+        assert_eq!(budget.memory().reserved_bytes, 0);
+    }
+
+    #[test]
+    fn what_the_host_holds_is_told_too_and_bounds_no_guest() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let mut limiter = within(&budget, 2 << 20);
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        limiter.beside(8 << 20);
+        limiter.beside(3 << 20);
+        assert_eq!(budget.memory().reserved_bytes, 9 << 20);
+        assert!(limiter.memory_growing(1 << 20, 2 << 20, None).unwrap());
+        assert_eq!((budget.memory().reserved_bytes, limiter.peak_bytes()), (10 << 20, 2 << 20));
         drop(limiter);
         assert_eq!(budget.memory().reserved_bytes, 0);
     }
