@@ -17,7 +17,7 @@
 //! `count_max` times at most; texts that may be no more frequent than those that were not
 //! followed are not shown, so a column of keys has no `top`.
 //!
-//! Answer: `rows`, `columns` in the table's order, and `charts`. NaN counts as
+//! Answer: `rows`, `columns` in the table's order, none where there are no rows, and `charts`. NaN counts as
 //! missing. Of texts beyond 256 bytes the beginning is shown, marked as `cut`. The
 //! answer is what `normalize` takes as its param `stats`.
 
