@@ -61,6 +61,20 @@ pub struct Dependency {
     pub detail: Option<String>,
 }
 
+impl Dependency {
+    /// Takes what a look has found wrong, if anything, and says so where that makes a difference: each by itself, since
+    /// one may go while the other is away.
+    fn turn(&mut self, name: &str, wrong: Option<String>) {
+        let ready = wrong.is_none();
+        match &wrong {
+            Some(detail) if self.ready => tracing::warn!(%detail, "{name} is not ready"),
+            None if !self.ready => tracing::info!("{name} is ready"),
+            _ => {}
+        }
+        *self = Self { ready, detail: wrong };
+    }
+}
+
 /// What the store can do, by what it did when it was tried.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Abilities {
@@ -225,13 +239,9 @@ impl Health {
         let ((store, answers), backbone) = tokio::join!(store, backbone);
         self.store_answers.send_replace(answers);
         let mut readiness = self.last.write().unwrap_or_else(PoisonError::into_inner);
-        readiness.store = Dependency { ready: store.is_none(), detail: store };
-        readiness.backbone = Dependency { ready: backbone.is_none(), detail: backbone };
-        let ready = readiness.store.ready && readiness.backbone.ready;
-        if ready != readiness.ready {
-            tracing::info!(ready, store = ?readiness.store.detail, backbone = ?readiness.backbone.detail, "readiness");
-        }
-        readiness.ready = ready;
+        readiness.store.turn("the store", store);
+        readiness.backbone.turn("the backbone", backbone);
+        readiness.ready = readiness.store.ready && readiness.backbone.ready;
     }
 }
 
@@ -355,6 +365,15 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn each_dependency_turns_by_itself() {
+        let mut store = Dependency { ready: true, detail: None };
+        store.turn("the store", Some("away".to_owned()));
+        assert_eq!((store.ready, store.detail.as_deref()), (false, Some("away")));
+        store.turn("the store", None);
+        assert_eq!((store.ready, store.detail), (true, None));
+    }
 
     /// A store that answers the first request, and nothing after it.
     async fn hanging() -> Store {

@@ -355,7 +355,7 @@ impl Pool {
             Change::Delete { key, .. } => {
                 self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
                 if known.remove(&key).is_some() {
-                    tracing::info!(worker = key, "a worker is gone");
+                    tracing::info!(worker = %name(&key), "a worker is gone");
                 }
             }
             Change::Synced => {}
@@ -375,7 +375,7 @@ impl Pool {
                 known.remove(&key);
                 // What it is a start of, nobody knows.
                 if self.refuse(&key, Uuid::nil()) {
-                    tracing::warn!(worker = key, %error, "a worker was refused: its record cannot be read");
+                    tracing::warn!(worker = %name(&key), %error, "a worker was refused: its record cannot be read");
                 }
                 return;
             }
@@ -393,7 +393,7 @@ impl Pool {
             known.remove(&key);
             if self.refuse(&key, member.instance) {
                 tracing::warn!(
-                    worker = key,
+                    worker = %name(&key),
                     found = member.wire,
                     expected = WIRE_VERSION,
                     "a worker was refused: it speaks another version"
@@ -403,7 +403,7 @@ impl Pool {
             return;
         }
         tracing::info!(
-            worker = key,
+            worker = %name(&key),
             address = member.address,
             slots = member.slots,
             version = member.version,
@@ -459,6 +459,11 @@ fn is_another_workers_matter(problem: &Problem) -> bool {
     problem.code == ErrorKind::ConcurrencyLimit || problem.code.fault() == Fault::Platform
 }
 
+/// A worker as its own log and its metrics name it, out of the key of its record.
+fn name(key: &str) -> &str {
+    key.strip_prefix(keys::MEMBERS).unwrap_or(key)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio_rustls::rustls::{RootCertStore, crypto::ring};
@@ -478,5 +483,10 @@ mod tests {
         assert_eq!(told, [true, false, true, true, false, false]);
         pool.follow(Change::Delete { key: "a".to_owned(), revision: 1 });
         assert_eq!([pool.refuse("a", next), pool.refuse("b", first)], [true, false]);
+    }
+
+    #[test]
+    fn a_worker_is_told_of_by_its_name() {
+        assert_eq!(name(&keys::member(&"worker-1".parse().unwrap())), "worker-1");
     }
 }
