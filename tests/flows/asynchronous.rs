@@ -241,7 +241,7 @@ async fn the_commands_follow_an_asynchronous_call() {
     assert_eq!(state, Some("succeeded"), "{shown}");
     let late = service.run(&["invocations", "cancel", &id]).unwrap();
     assert_eq!(late.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&late.stderr).contains("has succeeded"), "{late:?}");
+    assert!(String::from_utf8_lossy(&late.stderr).contains("found it succeeded"), "{late:?}");
 
     let accepted =
         service.ok(&["invoke", "misbehave", "-d", "\"panic\"", "--async", "--output", "json"]).unwrap();

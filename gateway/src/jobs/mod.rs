@@ -295,7 +295,7 @@ impl Jobs {
             return Err(Problem::new(
                 ErrorKind::JobFinished,
                 format!(
-                    "expected job {id} to be queued or running, found that it has {state}; there is nothing to cancel"
+                    "expected job {id} to be queued or running, found it {state}; there is nothing to cancel"
                 ),
             ));
         }

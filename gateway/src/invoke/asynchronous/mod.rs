@@ -488,7 +488,7 @@ pub(super) fn finished(id: &Uuid, state: &str) -> Problem {
     Problem::new(
         ErrorKind::InvocationFinished,
         format!(
-            "expected invocation {id} to be queued or running, found that it has {state}; there is nothing to cancel"
+            "expected invocation {id} to be queued or running, found it {state}; there is nothing to cancel"
         ),
     )
 }
