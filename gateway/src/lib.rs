@@ -148,9 +148,20 @@ impl Gateway {
 
     /// Serves on this listener until `shutdown`, then drains, and stops.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        self.serve_or_hand_on(listener, shutdown, CancellationToken::new()).await;
+    }
+
+    /// The same until `shutdown` or `handed_on`: after the second, who connects waits for whoever serves next on the
+    /// port, which the caller holds as well.
+    pub async fn serve_or_hand_on(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+        handed_on: CancellationToken,
+    ) {
         let router = tenants::router(&self.apps);
         let (app, draining) = (self.app(), self.app().draining.clone());
-        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown);
+        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown, handed_on);
         // What nobody waits for may end as well.
         let patience = app.config.drain_timeout;
         let ending = self.apps.iter().map(|app| app.invocations.drained(&draining, patience));

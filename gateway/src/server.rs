@@ -28,16 +28,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `shutdown`, then drains: who has connected by then is answered
 /// and told to connect elsewhere, answers under way are finished, and what still
 /// runs after the drain timeout is dropped. `draining` is cancelled when that
-/// begins.
+/// begins. After `handed_on` the same, but that who connects is left to whoever
+/// serves next on this port, which somebody else holds as well.
 pub(crate) async fn run(
     listener: TcpListener,
     router: Router,
     config: &GatewayConfig,
     draining: CancellationToken,
     shutdown: CancellationToken,
+    handed_on: CancellationToken,
 ) {
-    // One that served before, and stopped, left it hushed; a new one has no filter to detach.
-    let _ = SockRef::from(&listener).detach_filter();
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
     let bounds = connection::Bounds::of(config);
@@ -54,17 +54,22 @@ pub(crate) async fn run(
             serve(accept(&listener).await, slot);
         }
     };
-    shutdown.run_until_cancelled(accepting()).await;
+    shutdown.run_until_cancelled(handed_on.run_until_cancelled(accepting())).await;
     draining.cancel();
-    // Closing resets whoever was connected and not accepted, so nobody else is connected
-    // and all who are get accepted.
-    if let Err(error) = hush(&listener) {
-        tracing::debug!(%error, "who connects while the listener closes may be reset");
-    }
-    let _ = tokio::time::timeout(LAST_REQUESTS, accepting()).await;
-    for stream in taken(listener) {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
-        serve(stream, slot);
+    if handed_on.is_cancelled() {
+        // The port stays, so the kernel goes on connecting: who was not answered would ask again later and later.
+        drop(listener);
+    } else {
+        // Closing resets whoever was connected and not accepted, so nobody else is connected
+        // and all who are get accepted.
+        if let Err(error) = hush(&listener) {
+            tracing::debug!(%error, "who connects while the listener closes may be reset");
+        }
+        let _ = tokio::time::timeout(LAST_REQUESTS, accepting()).await;
+        for stream in taken(listener) {
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
+            serve(stream, slot);
+        }
     }
     tracker.close();
     if tokio::time::timeout(config.drain_timeout, tracker.wait()).await.is_err() {
@@ -77,8 +82,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Has the kernel answer nobody who asks for a connection, until the listener is closed
-/// or served again; handshakes that have begun go on.
+/// Has the kernel answer nobody who asks for a connection, until the listener is closed;
+/// handshakes that have begun go on.
 ///
 /// # Errors
 /// The system knows no filters of sockets.
@@ -113,5 +118,41 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_connects_to_a_port_that_is_handed_on_waits_for_the_next() {
+        let kept = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        kept.set_nonblocking(true).unwrap();
+        let ours = || TcpListener::from_std(kept.try_clone().unwrap()).unwrap();
+        let router = || Router::new().fallback(|| async { "well" });
+        let config = GatewayConfig::new("default".parse().unwrap(), Vec::new());
+        let token = CancellationToken::new;
+        let (handed_on, stop) = (token(), token());
+        handed_on.cancel();
+        run(ours(), router(), &config, token(), token(), handed_on).await;
+        // The kernel asks again after a second where it had no answer, and then later and later.
+        let connecting = TcpStream::connect(kept.local_addr().unwrap());
+        let mut waiting = timeout(Duration::from_millis(800), connecting).await.unwrap().unwrap();
+        let asking = async {
+            let mut answer = String::new();
+            waiting.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+            waiting.read_to_string(&mut answer).await.unwrap();
+            stop.cancel();
+            answer
+        };
+        let (answer, ()) =
+            tokio::join!(asking, run(ours(), router(), &config, token(), stop.clone(), token()));
+        assert!(answer.ends_with("well"), "{answer}");
     }
 }

@@ -131,19 +131,30 @@ async fn serve(
     stop: &mut Stop,
 ) -> Result<Option<std::net::TcpListener>> {
     let Begun { gateway, backbone, workers } = begun;
-    let (ours, stopping) = (listener.try_clone().and_then(TcpListener::from_std), CancellationToken::new());
-    let serving = tokio::spawn(gateway.serve(ours.map_err(broken)?, stopping.clone()));
-    let kept = tokio::select! {
+    let ours = listener.try_clone().and_then(TcpListener::from_std).map_err(broken)?;
+    let (stopping, handed_on) = (CancellationToken::new(), CancellationToken::new());
+    let mut serving = tokio::spawn(gateway.serve_or_hand_on(ours, stopping.clone(), handed_on.clone()));
+    let mut kept = tokio::select! {
         // A port stays bound while anybody holds it: with this one gone, who connects is refused
         // as soon as the gateway has closed its own, and goes elsewhere while it drains.
         () = stop.told() => {
             drop(listener);
+            stopping.cancel();
             None
         }
-        () = backbone.lost() => Some(listener),
+        () = backbone.lost() => {
+            handed_on.cancel();
+            Some(listener)
+        }
     };
-    stopping.cancel();
-    let served = serving.await;
+    let served = tokio::select! {
+        served = &mut serving => served,
+        // Nobody serves next: who waits, and who connects from now on, goes elsewhere.
+        () = stop.told(), if kept.is_some() => {
+            kept = None;
+            serving.await
+        }
+    };
     drop(workers);
     backbone.close().await;
     served.map_err(broken)?;
