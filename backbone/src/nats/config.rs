@@ -283,6 +283,11 @@ mod tests {
             assert!(problem.starts_with("expected") && problem.contains("found"), "{problem}");
             assert!(!problem.contains("hush"), "{problem}");
         }
+        // As the file has it.
+        assert!(
+            problems.iter().any(|problem| problem.contains("expected keys_bytes between")),
+            "{problems:#?}"
+        );
         config.urls.clear();
         assert!(!format!("{config:?}").contains("hush"));
     }
