@@ -65,8 +65,11 @@ impl Column {
     fn scale(&self, method: Method) -> Option<(f64, f64)> {
         // A single value has a mean, but no deviation.
         let same = self.min.is_some() && self.min == self.max;
+        let differ = self.min.zip(self.max).is_some_and(|(min, max)| min < max);
+        // Squares of distances lose their digits below this, and at last become zero.
+        let held = |deviation: &f64| !differ || deviation * deviation >= f64::MIN_POSITIVE;
         match method {
-            Method::ZScore => self.mean.zip(self.std_dev.or(same.then_some(0.0))),
+            Method::ZScore => self.mean.zip(self.std_dev.filter(held).or(same.then_some(0.0))),
             Method::MinMax => self.min.zip(self.max).map(|(min, max)| (min, max - min)),
         }
     }
@@ -78,7 +81,8 @@ impl Column {
             // Infinite numbers have no mean, and JSON has no infinite numbers.
             (Some(min), Some(max), Some(_)) => format!(
                 "expected a standard deviation that a number can hold in the column {column:?}, found values from \
-                 {min:e} to {max:e}, whose squares are too large for one; use minmax, or put the column into keep"
+                 {min:e} to {max:e}, whose squares are too large or too small for one; use minmax, or put the column \
+                 into keep"
             ),
             _ => format!(
                 "expected statistics of the values in the column {column:?}, found those of none, or of some that \
@@ -236,6 +240,24 @@ mod tests {
         );
         let bits = |values: [f64; 3]| values.map(|x| Some(x.to_bits()));
         assert_eq!(scaled("minmax", wide, &[1e200, -1e200, 0.0].map(Some))?, bits([1.0, 0.0, 0.5]));
+        Ok(())
+    }
+
+    #[test]
+    fn values_too_near_for_their_squares_are_not_taken_for_constant() -> Result<()> {
+        // As column-stats says of these: the squares are 0, or have lost most of their digits.
+        for (unit, deviation) in [(1e-170, 0.0), (1e-162, 2.221e-162)] {
+            let prices = [0.0, unit, 2.0 * unit];
+            let stats =
+                json!({ "name": "price", "mean": unit, "std_dev": deviation, "min": 0.0, "max": prices[2] });
+            let error = scaled("zscore", stats.clone(), &prices.map(Some)).unwrap_err();
+            assert_eq!(error.code(), "invalid-params");
+            assert!(["too small", "minmax"].iter().all(|part| error.message().contains(part)), "{error}");
+            assert_eq!(
+                scaled("minmax", stats, &prices.map(Some))?,
+                [0.0, 0.5, 1.0].map(|x: f64| Some(x.to_bits()))
+            );
+        }
         Ok(())
     }
 
