@@ -57,9 +57,9 @@ impl MinMax {
     }
 }
 
-/// The smallest and the largest of values that are no NaN.
+/// The smallest and the largest value, zeros without a sign; NaNs are passed over.
 #[inline(never)]
-fn extremes(values: &[f64]) -> (f64, f64) {
+pub(super) fn extremes(values: &[f64]) -> (f64, f64) {
     let (mut mins, mut maxs) = ([Pair::twice(f64::INFINITY); 4], [Pair::twice(f64::NEG_INFINITY); 4]);
     let rest = in_blocks(values, |n, pair| {
         let n = n % 4;
