@@ -112,6 +112,10 @@ impl Histogram {
         Ok(())
     }
 
+    fn add_at_once(&mut self, _: &[f64]) -> bool {
+        false
+    }
+
     fn add_present(&mut self, chunk: &[f64]) {
         let (low, bins) = (self.low, self.counts.len() as f64);
         let (scale, width) = (bins / (self.high - low), (self.high - low) / bins);

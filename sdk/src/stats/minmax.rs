@@ -50,9 +50,17 @@ impl MinMax {
         };
     }
 
+    fn add_at_once(&mut self, chunk: &[f64]) -> bool {
+        self.add_present(chunk);
+        true
+    }
+
+    /// NaNs are passed over.
     fn add_present(&mut self, chunk: &[f64]) {
-        if !chunk.is_empty() {
-            self.merge(&Self(Some(extremes(chunk))));
+        let (min, max) = extremes(chunk);
+        // Of nothing but NaNs they are as they were begun with.
+        if min <= max {
+            self.merge(&Self(Some((min, max))));
         }
     }
 }
@@ -97,6 +105,17 @@ mod tests {
             let kept = || values.iter().copied().filter(|v| !v.is_nan());
             prop_assert_eq!(found.min(), kept().reduce(f64::min));
             prop_assert_eq!(found.max(), kept().reduce(f64::max));
+        }
+    }
+
+    #[test]
+    fn nans_have_no_extremes() {
+        for count in [1, 16, 3_000] {
+            let mut range = MinMax::default();
+            range.extend(&vec![f64::NAN; count]);
+            assert_eq!(range, MinMax::default(), "{count}");
+            range.extend(&[f64::NAN, f64::INFINITY]);
+            assert_eq!((range.min(), range.max()), (Some(f64::INFINITY), Some(f64::INFINITY)));
         }
     }
 }

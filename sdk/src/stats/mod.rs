@@ -105,7 +105,9 @@ fn present_in<const CHUNK: usize>(array: &arrow::array::Float64Array, mut take: 
     }
 }
 
-/// The ways in for numbers, which all numeric summaries share.
+/// The ways in for numbers, which all numeric summaries share. `add_at_once` adds what holds no NaN, or says that it
+/// has added nothing, as there may be one: most summaries see by themselves whether there is, without looking at each
+/// value before.
 macro_rules! numeric {
     ($summary:ty) => {
         $crate::stats::numeric!($summary, in chunks of $crate::stats::CHUNK);
@@ -119,12 +121,19 @@ macro_rules! numeric {
 
             /// Adds values; NaNs are left out. Far faster than one by one.
             pub fn extend(&mut self, values: &[f64]) {
-                $crate::stats::present::<{ $chunk }>(values, |chunk| self.add_present(chunk));
+                for chunk in values.chunks($chunk) {
+                    if !self.add_at_once(chunk) {
+                        $crate::stats::present::<{ $chunk }>(chunk, |chunk| self.add_present(chunk));
+                    }
+                }
             }
 
             /// Adds a column; nulls and NaNs are left out.
             #[cfg(feature = "tables")]
             pub fn extend_from_array(&mut self, array: &arrow::array::Float64Array) {
+                if arrow::array::Array::null_count(array) == 0 {
+                    return self.extend(array.values());
+                }
                 $crate::stats::present_in::<{ $chunk }>(array, |chunk| self.add_present(chunk));
             }
         }

@@ -137,15 +137,25 @@ impl Moments {
         *self = Self { count: self.count + later.count, mean, m2, m3, m4 }.canonical();
     }
 
+    /// With a NaN in it a sum is no number.
+    fn add_at_once(&mut self, chunk: &[f64]) -> bool {
+        let sum = sum(chunk);
+        if sum.is_finite() && !chunk.is_empty() {
+            self.merge(&Self::of_chunk(chunk, sum));
+        }
+        sum.is_finite()
+    }
+
     fn add_present(&mut self, chunk: &[f64]) {
         if !chunk.is_empty() {
-            self.merge(&Self::of_chunk(chunk));
+            self.merge(&Self::of_chunk(chunk, sum(chunk)));
         }
     }
 
-    fn of_chunk(chunk: &[f64]) -> Self {
+    /// Of values with this sum.
+    fn of_chunk(chunk: &[f64], sum: f64) -> Self {
         let count = chunk.len() as f64;
-        let mean = sum(chunk) / count;
+        let mean = sum / count;
         // The distances sum to what rounding left out of the mean (Chan and
         // others, equation 1.7).
         let [left, m2, m3, m4] = powers(chunk, mean);

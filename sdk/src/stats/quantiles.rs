@@ -120,7 +120,23 @@ impl Quantiles {
             }
             return;
         }
+        self.add_sorted(&sorted(chunk));
+    }
+
+    /// Sorting leaves out NaNs by itself; where few values are left they are not to be sorted.
+    fn add_at_once(&mut self, chunk: &[f64]) -> bool {
+        if chunk.len() < SORTED_MIN {
+            return false;
+        }
         let sorted = sorted(chunk);
+        let are_many = sorted.len() >= SORTED_MIN;
+        if are_many {
+            self.add_sorted(&sorted);
+        }
+        are_many
+    }
+
+    fn add_sorted(&mut self, sorted: &[f64]) {
         if let Held::Few(_) = &self.0 {
             let runs = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (run[0], run.len() as u64));
             let counts: Vec<_> = runs.take(DIFFERENT_MAX + 1).collect();
@@ -131,7 +147,7 @@ impl Quantiles {
         // The digest takes values one by one and sorts what it holds whenever it is
         // full. Sorted here, without comparisons, and handed over as a digest of
         // its own, they are merged in one pass.
-        if let Some(part) = of_sorted(&sorted) {
+        if let Some(part) = of_sorted(sorted) {
             self.digest().merge(&part);
         }
     }
