@@ -138,8 +138,7 @@ impl Quantiles {
 
     fn add_sorted(&mut self, sorted: &[f64]) {
         if let Held::Few(_) = &self.0 {
-            let runs = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (run[0], run.len() as u64));
-            let counts: Vec<_> = runs.take(DIFFERENT_MAX + 1).collect();
+            let counts: Vec<_> = runs(sorted).take(DIFFERENT_MAX + 1).collect();
             if counts.len() <= DIFFERENT_MAX {
                 return self.add_counts(&counts);
             }
@@ -191,6 +190,23 @@ impl Quantiles {
             Held::Few(_) => unreachable!("few values were made a digest"),
         }
     }
+}
+
+/// Each value with how often it comes in a row: found in steps twice as long each time, since few values come often.
+fn runs(sorted: &[f64]) -> impl Iterator<Item = (f64, u64)> {
+    let mut rest = sorted;
+    std::iter::from_fn(move || {
+        let first = *rest.first()?;
+        let is_same = |value: &f64| value.to_bits() == first.to_bits();
+        let mut end = 1;
+        while rest.get(end).is_some_and(is_same) {
+            end *= 2;
+        }
+        let within = &rest[end / 2..end.min(rest.len())];
+        let run = end / 2 + within.partition_point(is_same);
+        rest = &rest[run..];
+        Some((first, run as u64))
+    })
 }
 
 /// The value at `rank`, on the line between the two that are next to it.
