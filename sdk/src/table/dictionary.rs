@@ -12,6 +12,8 @@ use arrow::datatypes::UInt32Type;
 
 /// Slots of a table that has seen few texts; a power of two.
 const SLOTS_MIN: usize = 256;
+/// Places for long texts that are likely to come again; a power of two.
+const LIKELY: usize = 256;
 const WORD: usize = size_of::<u64>();
 /// 2⁶⁴ over the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -69,6 +71,9 @@ struct Seen {
     slots: Vec<Slot>,
     /// Of each text the row where it came first: its place here is its key.
     rows: Vec<u32>,
+    /// Long texts, each in the place of those that begin and end like it and are as long: the last one of them that
+    /// was looked up. What is compared with it need not be hashed.
+    likely: [Likely; LIKELY],
 }
 
 /// A text that was seen.
@@ -82,6 +87,14 @@ struct Slot {
     key: u32,
 }
 
+/// Where a long text lies that was seen.
+#[derive(Clone, Copy, Default)]
+struct Likely {
+    start: u32,
+    length: u32,
+    key: u32,
+}
+
 impl Slot {
     #[inline]
     fn mark(&self) -> Mark {
@@ -91,20 +104,26 @@ impl Slot {
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { slots: vec![Slot::default(); SLOTS_MIN], rows: Vec::new() }
+        let likely = [Likely::default(); LIKELY];
+        Self { slots: vec![Slot::default(); SLOTS_MIN], rows: Vec::new(), likely }
     }
 }
 
 impl Seen {
     /// Gives `take` each row that is not null with its text's key. Not in line, and with no more in its loop than a
-    /// short text needs that was seen: a guest's registers are few.
+    /// text needs that was seen: a guest's registers are few, and around a call it keeps nothing in them.
     #[inline(never)]
     fn each(&mut self, texts: &StringArray, mut take: impl FnMut(usize, u32)) {
         let (bytes, all) = (texts.value_data(), texts.null_count() == 0);
         for (row, offsets) in texts.value_offsets().array_windows::<2>().enumerate() {
             if all || texts.is_valid(row) {
                 let (start, length) = (offsets[0] as usize, (offsets[1] - offsets[0]) as usize);
-                let key = match self.find(&bytes[start..], length) {
+                let found = if length <= 2 * WORD {
+                    self.find(&bytes[start..], length)
+                } else {
+                    self.find_long(bytes, start, length)
+                };
+                let key = match found {
                     Some(key) => key,
                     None => self.key(row, texts),
                 };
@@ -121,9 +140,28 @@ impl Seen {
         (slot.mark() == mark).then(|| slot.key.checked_sub(1)).flatten()
     }
 
-    /// The key of a row's text, which may be new.
+    /// The key of the long text that lies there, where it is the likely one.
+    #[inline(always)]
+    fn find_long(&self, bytes: &[u8], start: usize, length: usize) -> Option<u32> {
+        let text = bytes.get(start..start + length)?;
+        let likely = self.likely[place(text)?];
+        let known = bytes.get(likely.start as usize..)?.get(..length)?;
+        let is_same = likely.length as usize == length && last(known) == last(text) && equal(known, text);
+        is_same.then_some(likely.key)
+    }
+
+    /// The key of a row's text, which may be new. A long one is likely to come again.
     #[inline(never)]
     fn key(&mut self, row: usize, texts: &StringArray) -> u32 {
+        let (key, text) = (self.look_up(row, texts), texts.value(row).as_bytes());
+        if let Some(place) = place(text).filter(|_| text.len() > 2 * WORD) {
+            let (start, length) = (texts.value_offsets()[row] as u32, text.len() as u32);
+            self.likely[place] = Likely { start, length, key };
+        }
+        key
+    }
+
+    fn look_up(&mut self, row: usize, texts: &StringArray) -> u32 {
         let text = texts.value(row).as_bytes();
         let mark = Mark::of(text);
         let last = self.slots.len() - 1;
@@ -191,7 +229,7 @@ impl Mark {
             begin.copy_from_slice(text);
         }
         Self::of_short(&two, text.len()).unwrap_or_else(|| {
-            let last = text.last_chunk().map_or(0, |last| u64::from_le_bytes(*last));
+            let last = last(text).unwrap_or_default();
             Self { first: hash(text.as_chunks().0), last, length: text.len() as u32 }
         })
     }
@@ -231,6 +269,20 @@ static MASKS: [[u64; 2]; 2 * WORD + 1] = {
     masks
 };
 
+/// The place of a text that is long enough, by its ends and its length.
+#[inline(always)]
+fn place(text: &[u8]) -> Option<usize> {
+    let first = u64::from_le_bytes(*text.first_chunk()?);
+    let sum = (mixed(first) ^ last(text)? ^ text.len() as u64).wrapping_mul(SPREAD);
+    Some((sum >> (u64::BITS - LIKELY.trailing_zeros())) as usize % LIKELY)
+}
+
+/// The last word of a text that has one.
+#[inline(always)]
+fn last(text: &[u8]) -> Option<u64> {
+    text.last_chunk().map(|last| u64::from_le_bytes(*last))
+}
+
 /// Spreads every bit over those above it, and brings these down.
 #[inline]
 fn mixed(word: u64) -> u64 {
@@ -248,12 +300,11 @@ fn hash(words: &[[u8; WORD]]) -> u64 {
     rest.iter().fold(sum, join)
 }
 
-/// Compares texts whose marks are equal, and with them their lengths and last words.
+/// Compares texts of equal lengths and last words.
 #[inline]
 fn equal(a: &[u8], b: &[u8]) -> bool {
     let (words, others) = (a.as_chunks::<WORD>().0, b.as_chunks::<WORD>().0);
-    let differ = |a: &[u8; WORD], b: &[u8; WORD]| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
-    words.iter().zip(others).fold(0, |all, (a, b)| all | differ(a, b)) == 0
+    words.iter().zip(others).all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
 }
 
 #[cfg(test)]
@@ -280,6 +331,9 @@ mod tests {
         ];
         assert_eq!(counts(&array), expected);
         assert_eq!(counts(&array.slice(1, 3)), [("", 1), ("a", 1), ("a\0", 1)]);
+        let (that, this) = ("much longer than that", "much longer than this");
+        let long = StringArray::from(vec!["before", that, this, that, this, that]);
+        assert_eq!(counts(&long.slice(1, 5)), [(that, 3), (this, 2)]);
         assert_eq!(counts(&StringArray::from(Vec::<&str>::new())), []);
         assert_eq!(dictionary(&StringArray::from(Vec::<&str>::new())).len(), 0);
     }
