@@ -24,15 +24,22 @@ pub(super) fn strung<V: ByteViewType, B: ByteArrayType<Offset = i32>>(
 ) -> Result<ArrayRef, ArrowError> {
     let views = array.views();
     let mut end = 0;
+    let mut reach = |length: u64| {
+        end += length;
+        end as i32
+    };
     let mut offsets = Vec::with_capacity(views.len() + 1);
     offsets.push(0);
-    for (row, view) in views.iter().enumerate() {
+    match array.nulls() {
+        None => offsets.extend(views.iter().map(|view| reach(length(*view)))),
         // What is in the view of a missing value may be anything.
-        if array.is_valid(row) {
-            end += *view as u32 as usize;
+        Some(nulls) => {
+            let lengths = views.iter().zip(nulls).map(|(view, valid)| if valid { length(*view) } else { 0 });
+            offsets.extend(lengths.map(reach));
         }
-        offsets.push(i32::try_from(end).map_err(|_| ArrowError::OffsetOverflowError(end))?);
     }
+    // They only grow: where the last fits, all do.
+    let end = i32::try_from(end).map_err(|_| ArrowError::OffsetOverflowError(end as usize))? as usize;
     let mut values = vec![0; end + REGISTER_BYTES];
     for (view, reach) in views.iter().zip(offsets.windows(2)) {
         let (start, end) = (reach[0] as usize, reach[1] as usize);
@@ -47,6 +54,11 @@ pub(super) fn strung<V: ByteViewType, B: ByteArrayType<Offset = i32>>(
     values.truncate(end);
     let offsets = OffsetBuffer::new(offsets.into());
     Ok(Arc::new(GenericByteArray::<B>::try_new(offsets, Buffer::from_vec(values), array.nulls().cloned())?))
+}
+
+/// Bytes of a value.
+fn length(view: u128) -> u64 {
+    u64::from(view as u32)
 }
 
 #[cfg(test)]
