@@ -338,7 +338,7 @@ pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap
         );
     }
     if let Some(workers) = &app.dispatch.workers {
-        workers.note_reached();
+        workers.note_now();
     }
     let form = Exposition::of(&headers);
     let text = form.write(app.metrics.encode().map_err(internal)?);

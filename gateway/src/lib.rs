@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{Token, TokenDigest};
 pub use config::GatewayConfig;
-pub use dispatch::Dispatch;
+pub use dispatch::{Dispatch, Identity};
 pub use functions::component;
 pub use state::{App, AppState};
 pub use triggers::sources::{AwsCredentials, SourcesConfig};

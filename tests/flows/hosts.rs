@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::support::Client;
 
+mod renewal;
 mod starts;
 mod versions;
 

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, EmbeddedConfig};
-use fanfold_gateway::Dispatch;
+use fanfold_gateway::{Dispatch, Identity};
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Version,
@@ -26,7 +26,7 @@ use fanfold_protocol::{
     limits,
     worker::{Member, Subject, WIRE_VERSION, WIRE_VERSION_MIN},
 };
-use fanfold_runtime::remote::{Calls, join, serve};
+use fanfold_runtime::remote::{self, Calls, join, serve};
 use fanfold_tests::until;
 use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -36,7 +36,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use uuid::Uuid;
@@ -91,6 +91,16 @@ impl Authority {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Arc::new(config)
     }
+}
+
+/// A worker's, which is never renewed.
+fn of_worker(tls: Arc<ServerConfig>) -> watch::Receiver<remote::Identity> {
+    watch::channel(remote::Identity { tls, ends: 0 }).1
+}
+
+/// A gateway's, which is never renewed.
+fn of_gateway(tls: Arc<ClientConfig>) -> watch::Receiver<Identity> {
+    watch::channel(Identity { tls, ends: 0 }).1
 }
 
 /// How long a component takes to be prepared.
@@ -164,7 +174,8 @@ impl Worker {
         let joining = Member { cached, ..member(name, address, slots) };
         let membership = join(backbone, joining).await.unwrap();
         let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone(), patience));
+        let identity = of_worker(authority.worker());
+        let serving = tokio::spawn(serve(listener, identity, calls, draining.clone(), patience));
         let keeping = tokio::spawn(membership.keep(|_| {}, draining.clone(), gone.clone()));
         Self { guests, address, draining, gone, serving, keeping }
     }
@@ -260,7 +271,7 @@ impl Deployment {
         let folder = tempfile::tempdir().unwrap();
         let backbone = Backbone::embedded(EmbeddedConfig::new(folder.path().join("b.redb"))).await.unwrap();
         let (authority, stop) = (Authority::new(), CancellationToken::new());
-        let dispatch = Dispatch::remote(&backbone, authority.gateway(), stop.clone());
+        let dispatch = Dispatch::remote(&backbone, of_gateway(authority.gateway()), stop.clone());
         Self { backbone, authority, _folder: folder, _stop: stop.drop_guard(), dispatch }
     }
 
@@ -410,8 +421,11 @@ async fn what_is_too_much_is_refused_at_once() {
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(worker.started(), 2);
     // Another gateway takes all slots: the worker itself refuses, and nothing has run.
-    let other =
-        Dispatch::remote(&deployment.backbone, deployment.authority.gateway(), CancellationToken::new());
+    let other = Dispatch::remote(
+        &deployment.backbone,
+        of_gateway(deployment.authority.gateway()),
+        CancellationToken::new(),
+    );
     until("its worker", async || other.workers.as_ref().unwrap().live(), |live| *live > 0).await;
     let theirs = join_all((0..2).map(|_| other.invoke.clone().oneshot(invocation(800))));
     let ours = async {
@@ -540,7 +554,7 @@ async fn strangers_are_refused_on_both_sides() {
     let strangers =
         [(stranger.gateway(), "invalid peer certificate"), (Arc::new(bare), "it refuses the connection")];
     for (tls, why) in strangers {
-        let dispatch = Dispatch::remote(&deployment.backbone, tls, CancellationToken::new());
+        let dispatch = Dispatch::remote(&deployment.backbone, of_gateway(tls), CancellationToken::new());
         let refused = async || {
             let refused = dispatch.invoke.clone().oneshot(invocation(0)).await.unwrap_err();
             // Refused before it could begin anything, which is told.

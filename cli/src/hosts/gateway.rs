@@ -5,17 +5,16 @@
 //! has lost its data, the gateway begins anew with what the store has; its port
 //! stays bound meanwhile, so that who connects waits.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use fanfold_backbone::Backbone;
-use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
+use fanfold_gateway::{Dispatch, Gateway, GatewayConfig, Identity};
 use fanfold_protocol::{ErrorKind, Problem, time};
 use fanfold_storage::Store;
-use rustls::ClientConfig;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{config, mistakes, open::Ways, tls};
+use super::{config, mistakes, open::Ways, renewal::Renewal, tls};
 use crate::{
     args::Hosts,
     dev::Stop,
@@ -37,9 +36,8 @@ pub async fn run(args: Hosts) -> Result<()> {
     for warning in built.iter().flat_map(|config| config.warnings(time::now())) {
         tracing::warn!("{warning}");
     }
-    let tls = tls::client(&config.tls);
-    let mut others = tls.as_ref().err().cloned().unwrap_or_default();
-    others.extend(tls::problems_with_nats(&config.nats));
+    let renewal = Renewal::start(tls::Files::read(&config.tls), tls::client);
+    let others = tls::problems(renewal.as_ref().err(), &config.nats);
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());
@@ -51,8 +49,8 @@ pub async fn run(args: Hosts) -> Result<()> {
         () = stop.told() => return Ok(()),
         opened = ways.clone().open(&args.config, others, &patience) => opened?,
     };
-    let Ok(tls) = tls else { return Ok(()) };
-    let what = What { configs: built, tls, ways, path: args.config };
+    let Ok(renewal) = renewal else { return Ok(()) };
+    let what = What { configs: built, identity: renewal.keep()?, ways, path: args.config };
     let mut begun = tokio::select! {
         () = stop.told() => return Ok(()),
         begun = what.begin(store, backbone, &patience) => begun?,
@@ -72,7 +70,7 @@ pub async fn run(args: Hosts) -> Result<()> {
 /// What a gateway is made of, each time.
 struct What {
     configs: Vec<GatewayConfig>,
-    tls: Arc<ClientConfig>,
+    identity: watch::Receiver<Identity>,
     ways: Ways,
     path: PathBuf,
 }
@@ -87,7 +85,7 @@ struct Begun {
 impl What {
     async fn begin(&self, store: Store, backbone: Backbone, patience: &Patience) -> Result<Begun> {
         let ending = CancellationToken::new();
-        let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), ending.clone());
+        let dispatch = Dispatch::remote(&backbone, self.identity.clone(), ending.clone());
         let workers = ending.drop_guard();
         let begin =
             || Gateway::shared(self.configs.clone(), store.clone(), backbone.clone(), dispatch.clone());

@@ -13,6 +13,7 @@ mod mistakes;
 pub mod nats_users;
 mod open;
 mod probes;
+mod renewal;
 mod tls;
 mod worker;
 

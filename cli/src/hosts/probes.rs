@@ -8,7 +8,7 @@ use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use fanfold_backbone::Backbone;
-use fanfold_runtime::Runtime;
+use fanfold_runtime::{Runtime, remote::Identity};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -17,7 +17,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 /// For the headers of a request, and for the backbone to answer.
@@ -32,6 +32,7 @@ pub async fn serve(
     listener: TcpListener,
     runtime: Runtime,
     backbone: Backbone,
+    identity: watch::Receiver<Identity>,
     draining: CancellationToken,
     gone: CancellationToken,
 ) {
@@ -45,9 +46,14 @@ pub async fn serve(
             continue;
         };
         let (runtime, backbone, draining) = (runtime.clone(), backbone.clone(), draining.clone());
+        let identity = identity.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (runtime, backbone, draining) = (runtime.clone(), backbone.clone(), draining.clone());
-            async move { Ok::<_, Infallible>(answer(request.uri().path(), &runtime, &backbone, &draining).await) }
+            let ends = identity.borrow().ends;
+            async move {
+                let path = request.uri().path();
+                Ok::<_, Infallible>(answer(path, &runtime, &backbone, ends, &draining).await)
+            }
         });
         let gone = gone.clone();
         tokio::spawn(async move {
@@ -63,6 +69,7 @@ async fn answer(
     path: &str,
     runtime: &Runtime,
     backbone: &Backbone,
+    certificate_ends: u64,
     draining: &CancellationToken,
 ) -> Response<Full<Bytes>> {
     let (mut status, mut kind) = (StatusCode::OK, PLAIN);
@@ -82,7 +89,7 @@ async fn answer(
         }
         "/metrics" => {
             kind = METRICS;
-            metrics(runtime)
+            metrics(runtime, certificate_ends)
         }
         _ => {
             status = StatusCode::NOT_FOUND;
@@ -95,10 +102,15 @@ async fn answer(
     response
 }
 
-fn metrics(runtime: &Runtime) -> String {
+fn metrics(runtime: &Runtime, certificate_ends: u64) -> String {
     let counters = runtime.counters();
     let memory = runtime.memory();
     let gauges = [
+        (
+            "fanfold_certificate_expiration_timestamp_seconds",
+            "When the certificate that it shows to gateways ends, in Unix time",
+            certificate_ends,
+        ),
         (
             "fanfold_components_quarantined",
             "Components that no worker runs any more",

@@ -4,37 +4,69 @@
 //! Both sides show one, and believe only those of their own authority: a public
 //! one would let anybody in.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{
     CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
     server::{ParsedCertificate, WebPkiClientVerifier},
 };
 
 use super::config::{Nats, Tls};
+use crate::input;
 
 /// What passes between gateways and workers is HTTP/2.
 const ALPN: &[u8] = b"h2";
+/// Of one file; all the authorities that browsers know take a quarter of it.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The files of `tls` as they were at one time; one has a secret, so nothing shows them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Files {
+    cert: Pem,
+    key: Pem,
+    ca: Pem,
+}
+
+impl Files {
+    /// As they are now.
+    pub fn read(tls: &Tls) -> Self {
+        Self { cert: Pem::read(&tls.cert), key: Pem::read(&tls.key), ca: Pem::read(&tls.ca) }
+    }
+
+    /// The same files as they are now.
+    pub fn again(&self) -> Self {
+        let [cert, key, ca] = [&self.cert, &self.key, &self.ca].map(|file| Pem::read(&file.path));
+        Self { cert, key, ca }
+    }
+}
 
 /// A gateway's side.
-pub fn client(tls: &Tls) -> Result<Arc<ClientConfig>, Vec<String>> {
-    let (roots, chain, key) = read(tls, Purpose::Client, None)?;
+pub fn client(files: &Files) -> Result<fanfold_gateway::Identity, Vec<String>> {
+    let Material { roots, chain, key, ends } = read(files, Purpose::Client, None)?;
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| vec![format!("tls: {error}")])?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key);
-    let mut config = config.map_err(|error| vec![unfit(tls, &error)])?;
+    let mut config = config.map_err(|error| vec![unfit(files, &error)])?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(config))
+    Ok(fanfold_gateway::Identity { tls: Arc::new(config), ends })
 }
 
 /// A worker's side, which gateways reach at `address`, a `host:port`.
-pub fn server(tls: &Tls, address: &str) -> Result<Arc<ServerConfig>, Vec<String>> {
-    let (roots, chain, key) = read(tls, Purpose::Server, host_of(address).as_ref())?;
+pub fn server(files: &Files, address: &str) -> Result<fanfold_runtime::remote::Identity, Vec<String>> {
+    let Material { roots, chain, key, ends } = read(files, Purpose::Server, host_of(address).as_ref())?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
     let verifier = verifier.map_err(|error| vec![format!("tls.ca: {error}")])?;
     let config = ServerConfig::builder_with_provider(provider())
@@ -42,22 +74,22 @@ pub fn server(tls: &Tls, address: &str) -> Result<Arc<ServerConfig>, Vec<String>
         .map_err(|error| vec![format!("tls: {error}")])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key);
-    let mut config = config.map_err(|error| vec![unfit(tls, &error)])?;
+    let mut config = config.map_err(|error| vec![unfit(files, &error)])?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(config))
+    Ok(fanfold_runtime::remote::Identity { tls: Arc::new(config), ends })
 }
 
-/// What is wrong with the files for TLS with NATS, which are read again when it is reached. Where the server asks for
-/// no TLS, nobody else would notice.
-pub fn problems_with_nats(nats: &Nats) -> Vec<String> {
-    let mut problems = Vec::new();
+/// What was `found` wrong with our files, and what is with those for TLS with NATS, which are read again at each
+/// connection to it. Where the server asks for no TLS, nobody else would notice.
+pub fn problems(found: Option<&Vec<String>>, nats: &Nats) -> Vec<String> {
+    let mut problems = found.cloned().unwrap_or_default();
     if let Some(ca) = &nats.ca {
-        authorities("nats.ca", ca, &mut problems);
+        Pem::read(ca).authorities("nats.ca", &mut problems);
     }
     if let Some(cert) = &nats.cert {
-        certificates("nats.cert", cert, &mut problems);
+        Pem::read(cert).certificates("nats.cert", &mut problems);
     }
-    problems.extend(nats.key.as_ref().and_then(|key| private_key("nats.key", key).err()));
+    problems.extend(nats.key.as_ref().and_then(|key| Pem::read(key).private_key("nats.key").err()));
     problems
 }
 
@@ -65,7 +97,14 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-type Material = (RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+/// What is in the files, once all of it fits.
+struct Material {
+    roots: RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// When our certificate does, in Unix time.
+    ends: u64,
+}
 
 /// What a certificate of ours is to be good for.
 #[derive(Clone, Copy, Debug)]
@@ -76,13 +115,17 @@ enum Purpose {
     Server,
 }
 
-fn read(tls: &Tls, purpose: Purpose, host: Option<&ServerName<'_>>) -> Result<Material, Vec<String>> {
+fn read(files: &Files, purpose: Purpose, host: Option<&ServerName<'_>>) -> Result<Material, Vec<String>> {
     let mut problems = Vec::new();
-    let roots = authorities("tls.ca", &tls.ca, &mut problems);
-    let chain = certificates("tls.cert", &tls.cert, &mut problems);
-    problems.extend(refusals(&roots, &chain, purpose, host).iter().map(|found| told(tls, purpose, found)));
-    match private_key("tls.key", &tls.key) {
-        Ok(key) if problems.is_empty() => return Ok((roots, chain, key)),
+    let roots = files.ca.authorities("tls.ca", &mut problems);
+    let chain = files.cert.certificates("tls.cert", &mut problems);
+    problems.extend(refusals(&roots, &chain, purpose, host).iter().map(|found| told(files, purpose, found)));
+    match files.key.private_key("tls.key") {
+        Ok(key) if problems.is_empty() => {
+            // Whatever is taken ends some time; were none told, an alert would be better than its absence.
+            let ends = purpose.end(&chain, &roots).unwrap_or_default();
+            return Ok(Material { roots, chain, key, ends });
+        }
         Ok(_) => {}
         Err(problem) => problems.push(problem),
     }
@@ -106,10 +149,11 @@ fn refusals(
 ) -> Vec<CertificateError> {
     // What cannot be read is told already.
     let Some((leaf, between)) = chain.split_first().filter(|_| !roots.is_empty()) else { return Vec::new() };
-    let mut found: Vec<_> = purpose.refusal(leaf, between, roots).into_iter().collect();
+    let now = UnixTime::now();
+    let mut found: Vec<_> = purpose.refusal(leaf, between, roots, now).into_iter().collect();
     if found.iter().any(is_of_purpose) {
         // Its authority was not looked at yet.
-        let beside = purpose.other().refusal(leaf, between, roots);
+        let beside = purpose.other().refusal(leaf, between, roots, now);
         found.extend(beside.filter(|error| !is_of_purpose(error)));
     }
     let named = |host| ParsedCertificate::try_from(leaf).and_then(|leaf| verify_server_name(&leaf, host));
@@ -126,14 +170,24 @@ impl Purpose {
         }
     }
 
-    /// Why a certificate is not taken for this. Times are looked at first, then what it is for, then whose it is.
+    /// When the first certificate of a chain that is taken now ends, in Unix time.
+    fn end(self, chain: &[CertificateDer<'static>], roots: &RootCertStore) -> Option<u64> {
+        let (leaf, between) = chain.split_first()?;
+        match self.refusal(leaf, between, roots, UnixTime::since_unix_epoch(Duration::MAX)) {
+            Some(CertificateError::ExpiredContext { not_after, .. }) => Some(not_after.as_secs()),
+            _ => None,
+        }
+    }
+
+    /// Why a certificate is not taken for this at a time. Its own times are looked at first, then what it is for, then
+    /// whose it is.
     fn refusal(
         self,
         leaf: &CertificateDer<'static>,
         between: &[CertificateDer<'static>],
         roots: &RootCertStore,
+        now: UnixTime,
     ) -> Option<CertificateError> {
-        let now = UnixTime::now();
         certificate_error(match self {
             Self::Client => {
                 let roots = Arc::new(roots.clone());
@@ -160,12 +214,12 @@ fn is_of_purpose(error: &CertificateError) -> bool {
 }
 
 /// In words, with the key to change.
-fn told(tls: &Tls, purpose: Purpose, found: &CertificateError) -> String {
+fn told(files: &Files, purpose: Purpose, found: &CertificateError) -> String {
     use CertificateError::{
         BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
         NotValidYetContext, UnknownIssuer,
     };
-    let (cert, ca) = (tls.cert.display(), tls.ca.display());
+    let (cert, ca) = (files.cert.path.display(), files.ca.path.display());
     let (whose, part) = match purpose {
         Purpose::Client => ("clients", "gateway"),
         Purpose::Server => ("servers", "worker"),
@@ -189,35 +243,67 @@ fn told(tls: &Tls, purpose: Purpose, found: &CertificateError) -> String {
     }
 }
 
-fn authorities(key: &str, path: &Path, problems: &mut Vec<String>) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(key, path, problems) {
-        if let Err(error) = roots.add(certificate) {
-            problems.push(format!("{key}: expected an authority in {}, found: {error}", path.display()));
-        }
+/// A file of certificates or of a key as it was at one time; where it could not be read, why.
+#[derive(Clone, PartialEq, Eq)]
+struct Pem {
+    path: PathBuf,
+    content: Result<Vec<u8>, String>,
+}
+
+impl Pem {
+    fn read(path: &Path) -> Self {
+        let content = input::read(path, FILE_BYTES_MAX).map_err(|error| error.to_string());
+        Self { path: path.to_owned(), content }
     }
-    roots
+
+    fn authorities(&self, key: &str, problems: &mut Vec<String>) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates(key, problems) {
+            if let Err(error) = roots.add(certificate) {
+                problems
+                    .push(format!("{key}: expected an authority in {}, found: {error}", self.path.display()));
+            }
+        }
+        roots
+    }
+
+    fn certificates(&self, key: &str, problems: &mut Vec<String>) -> Vec<CertificateDer<'static>> {
+        let read = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+        let found = match self.content.as_deref().map(read) {
+            Ok(Ok(found)) if !found.is_empty() => return found,
+            Ok(Ok(_)) => "none",
+            Ok(Err(error)) => unread(&error),
+            Err(error) => error.as_str(),
+        };
+        problems
+            .push(format!("{key}: expected certificates as PEM in {}, found: {found}", self.path.display()));
+        Vec::new()
+    }
+
+    fn private_key(&self, key: &str) -> Result<PrivateKeyDer<'static>, String> {
+        let found = match self.content.as_deref().map(PrivateKeyDer::from_pem_slice) {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => unread(&error),
+            Err(error) => error.as_str(),
+        };
+        Err(format!("{key}: expected a private key in {}, found: {found}", self.path.display()))
+    }
 }
 
-fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path)
-        .map_err(|error| format!("{key}: expected a private key in {}, found: {error}", path.display()))
+/// What is there instead of PEM, without a word of it: in a file of one line the library takes a whole key for the name
+/// of a section, and shows it.
+fn unread(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::NoItemsFound => "none",
+        pem::Error::MissingSectionEnd { .. } | pem::Error::IllegalSectionStart { .. } => {
+            "one without BEGIN and END in lines of their own"
+        }
+        _ => "one that is damaged",
+    }
 }
 
-fn certificates(key: &str, path: &Path, problems: &mut Vec<String>) -> Vec<CertificateDer<'static>> {
-    let read = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
-    let found = match read {
-        Ok(found) if !found.is_empty() => return found,
-        Ok(_) => "none".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    problems.push(format!("{key}: expected certificates as PEM in {}, found: {found}", path.display()));
-    Vec::new()
-}
-
-fn unfit(tls: &Tls, error: &rustls::Error) -> String {
-    format!("tls.key: expected the key of {}, found: {error}", tls.cert.display())
+fn unfit(files: &Files, error: &rustls::Error) -> String {
+    format!("tls.key: expected the key of {}, found: {error}", files.cert.path.display())
 }
 
 #[cfg(test)]
@@ -258,8 +344,8 @@ mod tests {
         };
         // Of a gateway, and of a worker that is reached as `w`.
         let check = |ca: &str, expected: [&[&str]; 2]| {
-            let tls = Tls { cert: at("cert"), key: at("key"), ca: at(ca) };
-            let told = [client(&tls).err(), server(&tls, "w:7080").err()].map(Option::unwrap_or_default);
+            let files = Files::read(&Tls { cert: at("cert"), key: at("key"), ca: at(ca) });
+            let told = [client(&files).err(), server(&files, "w:7080").err()].map(Option::unwrap_or_default);
             for (told, expected) in told.iter().zip(expected) {
                 let fits = told.iter().zip(expected).all(|(told, expected)| told.contains(expected));
                 assert!(fits && told.len() == expected.len(), "{ca}: expected {expected:?}, found {told:#?}");
@@ -287,9 +373,35 @@ mod tests {
         check("ours", [&[clients], &[host]]);
         check("others", [&[clients, authority], &[authority, host]]);
         make(good, &[], "*.example.org");
-        let tls = Tls { cert: at("cert"), key: at("key"), ca: at("ours") };
+        let files = Files::read(&Tls { cert: at("cert"), key: at("key"), ca: at("ours") });
         for (address, fits) in [("w.example.org:1", true), ("example.org:1", false), ("0.0.0.0:1", true)] {
-            assert_eq!(server(&tls, address).is_ok(), fits, "{address}");
+            assert_eq!(server(&files, address).is_ok(), fits, "{address}");
+        }
+        // At the beginning of the year 4000.
+        let ends = [client(&files).unwrap().ends, server(&files, "w.example.org:1").unwrap().ends];
+        assert_eq!(ends, [64_060_588_800; 2]);
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_shown_where_it_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        let middle = key.lines().nth(1).unwrap();
+        let damaged = key.replace(middle, &format!("!{middle}"));
+        for (text, found) in [
+            (key.replace('\n', ""), "one without BEGIN and END in lines of their own"),
+            (key.replace("KEY-----\n", "KEY----- "), "one without BEGIN and END in lines of their own"),
+            (damaged, "one that is damaged"),
+            (String::new(), "none"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let mut told = vec![Pem::read(&path).private_key("tls.key").unwrap_err()];
+            // Whoever takes one for the other is told no more.
+            Pem::read(&path).certificates("tls.cert", &mut told);
+            let expected = [("tls.key", "a private key"), ("tls.cert", "certificates as PEM")]
+                .map(|(key, what)| format!("{key}: expected {what} in {}, found: {found}", path.display()));
+            assert_eq!(told, expected);
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{config, mistakes, open::Ways, probes, tls};
+use super::{config, mistakes, open::Ways, probes, renewal::Renewal, tls};
 use crate::{
     args::Hosts,
     dev::{COMPILE_WORD, Stop},
@@ -37,9 +37,9 @@ pub async fn run(args: Hosts) -> Result<()> {
     let address = config.address(name.as_ref(), &mut mistakes);
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
-    let tls = tls::server(&config.tls, &address);
-    let mut others = tls.as_ref().err().cloned().unwrap_or_default();
-    others.extend(tls::problems_with_nats(&config.nats));
+    let reached_at = address.clone();
+    let renewal = Renewal::start(tls::Files::read(&config.tls), move |files| tls::server(files, &reached_at));
+    let others = tls::problems(renewal.as_ref().err(), &config.nats);
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         return ways.check(&args.config, [], others).await;
@@ -50,7 +50,8 @@ pub async fn run(args: Hosts) -> Result<()> {
         () = stop.told() => return Ok(()),
         opened = ways.open(&args.config, others, &patience) => opened?,
     };
-    let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
+    let (Ok(renewal), Some(name)) = (renewal, name) else { return Ok(()) };
+    let identity = renewal.keep()?;
     let runtime = tokio::select! {
         () = stop.told() => return Ok(()),
         started = runtime(&config, &name, store, &backbone) => started?,
@@ -73,10 +74,10 @@ pub async fn run(args: Hosts) -> Result<()> {
         tokio::spawn(membership.keep(state, draining, gone))
     };
     let patience = config.drain.map_or(limits::DRAIN_TIMEOUT, Span::as_duration);
-    let serving = tokio::spawn(serve(listener, tls, calls, draining.clone(), patience));
+    let serving = tokio::spawn(serve(listener, identity.clone(), calls, draining.clone(), patience));
     let probing = {
         let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
-        tokio::spawn(probes::serve(probes, runtime, backbone.clone(), draining, gone))
+        tokio::spawn(probes::serve(probes, runtime, backbone.clone(), identity, draining, gone))
     };
     let (tasks, drained) = (runtime.clone(), draining.clone());
     let mut working = tokio::spawn(async move { tasks.run_tasks(drained, patience).await });
@@ -95,11 +96,9 @@ pub async fn run(args: Hosts) -> Result<()> {
     let _ = tokio::join!(keeping, probing);
     drop(runtime);
     backbone.close().await;
-    match ended {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(problem)) => Err(Error::service(problem.detail)),
-        Err(error) => Err(Error::service(format!("the worker broke: {error}"))),
-    }
+    ended
+        .map_err(|error| Error::service(format!("the worker broke: {error}")))?
+        .map_err(|problem| Error::service(problem.detail))
 }
 
 /// The sandboxes, once they know what those before them left.

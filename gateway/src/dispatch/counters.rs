@@ -19,6 +19,7 @@ struct EndLabels {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
     live: Gauge,
+    certificate_ends: Gauge,
     refused: Counter,
 }
 
@@ -26,6 +27,9 @@ impl Counters {
     /// Names them, without the platform's prefix.
     pub(super) fn describe(&self, registry: &mut Registry) {
         registry.register("workers_live", "Workers that take calls and are reached", self.live.clone());
+        let help = "When the certificate that this gateway shows to workers ends, in Unix time";
+        let ends = self.certificate_ends.clone();
+        registry.register("certificate_expiration_timestamp_seconds", help, ends);
         let help = "Workers with whom this gateway cannot work, or whose name another has";
         registry.register("workers_refused", help, self.refused.clone());
     }
@@ -34,8 +38,9 @@ impl Counters {
         self.refused.inc();
     }
 
-    pub(super) fn live(&self, workers: usize) {
-        self.live.set(i64::try_from(workers).unwrap_or(i64::MAX));
+    pub(super) fn note(&self, live: usize, certificate_ends: u64) {
+        self.live.set(i64::try_from(live).unwrap_or(i64::MAX));
+        self.certificate_ends.set(i64::try_from(certificate_ends).unwrap_or(i64::MAX));
     }
 }
 

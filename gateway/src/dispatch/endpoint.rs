@@ -40,14 +40,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::{
+    Identity,
     choice::{Load, Offer},
     failure::{Failure, causes, had_sandbox, has_no_room, is_refused},
     holdings::Holdings,
@@ -96,7 +94,7 @@ pub struct Endpoint {
     draining: AtomicBool,
     store_answers: AtomicBool,
     holdings: RwLock<Holdings>,
-    tls: Arc<ClientConfig>,
+    identity: watch::Receiver<Identity>,
     slots: Arc<Semaphore>,
     load: Mutex<Load>,
     /// Until when it is left alone, and what was found of it; none once it was reached.
@@ -113,7 +111,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// A worker that nobody has called yet.
-    pub fn new(member: Member, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(member: Member, identity: watch::Receiver<Identity>) -> Self {
         let mut holdings = Holdings::default();
         holdings.hear(&member.cached);
         Self {
@@ -131,7 +129,7 @@ impl Endpoint {
             turns: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),
             member,
-            tls,
+            identity,
         }
     }
 
@@ -403,7 +401,7 @@ impl Endpoint {
             .map_err(|error| format!("its address {address} names no host: {error}"))?;
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true);
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let connector = TlsConnector::from(Arc::clone(&self.identity.borrow().tls));
         let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
         let stream = accepted(stream).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -483,7 +481,7 @@ mod tests {
 
     use fanfold_protocol::worker::{INVOKE_PATH, WIRE_VERSION_MIN};
     use hyper::{server, service::service_fn};
-    use tokio_rustls::rustls::{RootCertStore, crypto::ring};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
     use uuid::Uuid;
 
     use super::*;
@@ -522,7 +520,8 @@ mod tests {
         let (sender, connection): (Sender, _) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
         tokio::spawn(connection);
-        let endpoint = Endpoint { preparing_max, ..Endpoint::new(member(), Arc::new(tls)) };
+        let (_, identity) = watch::channel(Identity { tls: Arc::new(tls), ends: 0 });
+        let endpoint = Endpoint { preparing_max, ..Endpoint::new(member(), identity) };
         endpoint.connections.lock().unwrap().push(sender);
         endpoint
     }

@@ -28,6 +28,7 @@ use fanfold_protocol::{
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
 };
+use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tower::{service_fn, util::BoxCloneSyncService};
@@ -53,6 +54,15 @@ pub struct Dispatch {
     pub workers: Option<Pool>,
 }
 
+/// Who this gateway is to workers, until its certificate is renewed.
+#[derive(Clone)]
+pub struct Identity {
+    /// What it shows, and whom it believes.
+    pub tls: Arc<ClientConfig>,
+    /// When its certificate ends, in Unix time.
+    pub ends: u64,
+}
+
 impl Dispatch {
     /// To sandboxes of this process.
     pub fn local(
@@ -69,10 +79,10 @@ impl Dispatch {
         }
     }
 
-    /// To workers that the backbone knows, until `stop`. `tls` says who this
-    /// gateway is, and whom it believes.
-    pub fn remote(backbone: &Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
-        Self::over(Pool::start(backbone.clone(), tls, stop))
+    /// To workers that the backbone knows, until `stop`. A connection is made with the
+    /// `identity` of that moment.
+    pub fn remote(backbone: &Backbone, identity: watch::Receiver<Identity>, stop: CancellationToken) -> Self {
+        Self::over(Pool::start(backbone.clone(), identity, stop))
     }
 
     /// The same ways for a tenant, whose calls are counted by themselves.

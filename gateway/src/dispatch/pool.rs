@@ -28,12 +28,12 @@ use fanfold_protocol::{
 };
 use futures::StreamExt;
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    Identity,
     choice::{Choice, prefer},
     counters::{Calls, Counters},
     endpoint::{Endpoint, Needs},
@@ -63,7 +63,7 @@ pub struct Pool {
 }
 
 struct Inner {
-    tls: Arc<ClientConfig>,
+    identity: watch::Receiver<Identity>,
     /// By name; what calls choose from is a copy that is made anew with each change.
     known: RwLock<BTreeMap<String, Arc<Endpoint>>>,
     endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
@@ -80,20 +80,24 @@ struct Inner {
 
 impl Pool {
     /// Watches the workers until `stop`.
-    pub(super) fn start(backbone: Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
-        let pool = Self::new(tls);
+    pub(super) fn start(
+        backbone: Backbone,
+        identity: watch::Receiver<Identity>,
+        stop: CancellationToken,
+    ) -> Self {
+        let pool = Self::new(identity);
         let watching = pool.clone();
         tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
         pool
     }
 
     /// Without any workers yet.
-    fn new(tls: Arc<ClientConfig>) -> Self {
+    fn new(identity: watch::Receiver<Identity>) -> Self {
         let mut seed = [0; 8];
         // Without randomness all gateways pick alike at first, which does no harm for long.
         let _ = getrandom::fill(&mut seed);
         let inner = Inner {
-            tls,
+            identity,
             known: RwLock::default(),
             endpoints: RwLock::new(Arc::from(Vec::new())),
             subjects: Subjects::default(),
@@ -149,9 +153,9 @@ impl Pool {
         }
     }
 
-    /// Notes how many are reached; done when somebody scrapes.
-    pub(crate) fn note_reached(&self) {
-        self.inner.counters.live(self.reached());
+    /// Notes how many are reached, and when the certificate for them ends; done when somebody scrapes.
+    pub(crate) fn note_now(&self) {
+        self.inner.counters.note(self.reached(), self.inner.identity.borrow().ends);
     }
 
     /// Runs a handler on a worker. Dropping the future stops it there.
@@ -344,7 +348,7 @@ impl Pool {
     /// Sends a worker of another version what it refuses, so that its log says as
     /// well why it gets no calls.
     fn tell_stranger(&self, member: Member) {
-        let stranger = Endpoint::new(member, Arc::clone(&self.inner.tls));
+        let stranger = Endpoint::new(member, self.inner.identity.clone());
         tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default(), None).await) });
     }
 
@@ -409,7 +413,7 @@ impl Pool {
             version = member.version,
             "a worker is there"
         );
-        let endpoint = Arc::new(Endpoint::new(member, Arc::clone(&self.inner.tls)));
+        let endpoint = Arc::new(Endpoint::new(member, self.inner.identity.clone()));
         known.insert(key, Arc::clone(&endpoint));
         self.meet(endpoint);
     }
@@ -466,7 +470,7 @@ fn name(key: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tokio_rustls::rustls::{RootCertStore, crypto::ring};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
     use super::*;
 
@@ -477,7 +481,8 @@ mod tests {
             .unwrap()
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let (pool, [first, next]) = (Pool::new(Arc::new(tls)), [1, 2].map(Uuid::from_u128));
+        let (_, identity) = watch::channel(Identity { tls: Arc::new(tls), ends: 0 });
+        let (pool, [first, next]) = (Pool::new(identity), [1, 2].map(Uuid::from_u128));
         let told = [("a", first), ("a", first), ("b", first), ("a", next), ("a", next), ("b", first)]
             .map(|(worker, instance)| pool.refuse(worker, instance));
         assert_eq!(told, [true, false, true, true, false, false]);

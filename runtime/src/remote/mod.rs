@@ -11,5 +11,5 @@ mod subjects;
 
 pub use self::{
     member::{Membership, join},
-    serve::{Calls, serve},
+    serve::{Calls, Identity, serve},
 };

@@ -27,7 +27,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
@@ -75,6 +75,15 @@ pub struct Calls {
     pub slots: usize,
 }
 
+/// Who a worker is to gateways, until its certificate is renewed.
+#[derive(Clone)]
+pub struct Identity {
+    /// What it shows, and whom it believes.
+    pub tls: Arc<ServerConfig>,
+    /// When its certificate ends, in Unix time.
+    pub ends: u64,
+}
+
 struct Desk {
     calls: Calls,
     slots: Semaphore,
@@ -84,15 +93,14 @@ struct Desk {
 }
 
 /// Takes calls until `draining`, then ends what runs, for at most `patience`, and drops
-/// the rest.
+/// the rest. A connection is made with the `identity` of that moment.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    identity: watch::Receiver<Identity>,
     calls: Calls,
     draining: CancellationToken,
     patience: Duration,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let (slots, preparations) = (Semaphore::new(calls.slots), Semaphore::new(PREPARATIONS_MAX));
     let subjects = Subjects::new(SUBJECTS_BYTES_MAX);
     let desk = Arc::new(Desk { calls, slots, preparations, subjects, draining: draining.clone() });
@@ -105,7 +113,7 @@ pub async fn serve(
             accepted = accept(&listener, &connections) => accepted,
         };
         let Some((stream, peer, place)) = accepted else { continue };
-        let (acceptor, desk) = (acceptor.clone(), Arc::clone(&desk));
+        let (acceptor, desk) = (TlsAcceptor::from(Arc::clone(&identity.borrow().tls)), Arc::clone(&desk));
         open.spawn(async move {
             connection(acceptor, desk, stream, peer).await;
             drop(place);

@@ -23,7 +23,7 @@ use super::*;
 const OLD: u32 = WIRE_VERSION_MIN - 1;
 
 /// What a gateway shows to workers.
-fn of_gateway(deployment: &Deployment) -> ClientConfig {
+pub(super) fn of_gateway(deployment: &Deployment) -> ClientConfig {
     let read = |name: &str| std::fs::read(deployment.path(&format!("certs/{name}"))).unwrap();
     let certificates = |name: &str| {
         let text = read(name);

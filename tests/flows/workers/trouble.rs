@@ -68,7 +68,8 @@ async fn a_worker_counts_once_it_is_reached_and_is_tried_again_until_then() {
         (listener.local_addr().unwrap(), CancellationToken::new(), CancellationToken::new());
     let serve = |listener: TcpListener, authority: &Authority, stop: &CancellationToken| {
         let calls = calls(&Arc::default(), 8);
-        tokio::spawn(serve(listener, authority.worker(), calls, stop.clone(), limits::DRAIN_TIMEOUT))
+        let identity = of_worker(authority.worker());
+        tokio::spawn(serve(listener, identity, calls, stop.clone(), limits::DRAIN_TIMEOUT))
     };
     let serving = serve(listener, &stranger, &stop);
     let membership = join(&deployment.backbone, member("a", address, 8)).await.unwrap();
@@ -305,8 +306,8 @@ async fn a_worker_whose_store_is_silent_is_left_out_while_there_are_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let joining = Member { cached: held, ..member("a", listener.local_addr().unwrap(), 8) };
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
-    let serving =
-        serve(listener, authority.worker(), calls(&guests, 8), draining.clone(), limits::DRAIN_TIMEOUT);
+    let identity = of_worker(authority.worker());
+    let serving = serve(listener, identity, calls(&guests, 8), draining.clone(), limits::DRAIN_TIMEOUT);
     let serving = tokio::spawn(serving);
     let membership = join(backbone, joining).await.unwrap();
     let says = Arc::clone(&store_answers);
