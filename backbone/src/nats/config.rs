@@ -12,6 +12,8 @@ use async_nats::{ConnectOptions, ServerAddr};
 
 /// Most shards of the work queue.
 const SHARDS_MAX: usize = 64;
+/// Words behind which the client shows what it found in a file of a key or of certificates.
+const SHOWN_BEHIND: [&str; 2] = ["missing section end marker", "illegal section start"];
 /// Longest prefix, in bytes.
 const PREFIX_BYTES_MAX: usize = 32;
 
@@ -229,6 +231,12 @@ pub struct NatsTls {
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
+/// What the client tells of a failure without what it shows of a file: of a key in a single line that is all of it.
+pub(super) fn without_key(told: &str) -> &str {
+    let ends = SHOWN_BEHIND.iter().filter_map(|words| Some(told.find(words)? + words.len()));
+    ends.min().and_then(|end| told.get(..end)).unwrap_or(told)
+}
+
 /// A text that is not shown.
 #[derive(Clone)]
 pub struct Secret(pub(super) String);
@@ -266,6 +274,16 @@ fn check_url(at: usize, url: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_a_key_is_told() {
+        let check = |told: &str, expected: &str| assert_eq!(without_key(told), expected);
+        let unread = "TLS error: could not load private key: missing section end marker";
+        check(&format!("{unread}: [104, 117]"), unread);
+        let unread = "TLS error: could not load certificates: illegal section start";
+        check(&format!("{unread}: [104, 117]"), unread);
+        check("TLS error: could not load certificates: none", "TLS error: could not load certificates: none");
+    }
 
     #[test]
     fn tells_every_mistake_and_no_secret() {

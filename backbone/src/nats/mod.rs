@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::config::without_key;
 pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
 use self::fault::{SILENT, unavailable};
 use self::names::Names;
@@ -443,9 +444,10 @@ async fn connect(config: &NatsConfig) -> Result<Connected> {
             refused(format!("expected credentials that NATS accepts, {}", config.credentials.refused()))
         }
         kind if kind == ConnectErrorKind::Tls || is_of_tls(&failure) => refused(format!(
-            "expected TLS to be agreed with NATS at {}, found: {failure}; correct `ca`, or `cert` and `key`, or leave \
-             TLS out where the server has none",
-            config.urls.join(", ")
+            "expected TLS to be agreed with NATS at {}, found: {}; correct `ca`, or `cert` and `key`, or leave TLS out \
+             where the server has none",
+            config.urls.join(", "),
+            without_key(&failure.to_string())
         )),
         ConnectErrorKind::ServerParse => {
             refused(format!("expected URLs of NATS, found {}: {failure}; correct `urls`", config.urls.join(", ")))
