@@ -98,7 +98,7 @@ mod tests {
 
     use fanfold_gateway::Identity as Gateway;
     use fanfold_runtime::remote::Identity as Worker;
-    use rustls::{ClientConnection, Connection, ServerConnection, pki_types::CertificateDer};
+    use rustls::{ClientConnection, Connection, HandshakeKind, ServerConnection, pki_types::CertificateDer};
 
     use super::*;
     use crate::{
@@ -199,6 +199,8 @@ mod tests {
             carry(&mut gateway, &mut worker)?;
             carry(&mut worker, &mut gateway)?;
         }
+        // However often they have met before.
+        assert_ne!(worker.handshake_kind(), Some(HandshakeKind::Resumed));
         Ok([&worker, &gateway].map(|side| side.peer_certificates().unwrap()[0].clone()))
     }
 

@@ -19,7 +19,7 @@ use rustls::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
-    server::{ParsedCertificate, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
 };
 
 use super::config::{Nats, Tls};
@@ -76,6 +76,8 @@ pub fn server(files: &Files, address: &str) -> Result<fanfold_runtime::remote::I
         .with_single_cert(chain, key);
     let mut config = config.map_err(|error| vec![unfit(files, &error)])?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // A session that is resumed asks for no certificate, for a day: one that has ended would be believed as long.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(fanfold_runtime::remote::Identity { tls: Arc::new(config), ends })
 }
 
