@@ -79,6 +79,15 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// How full the keys are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What they take.
+    pub bytes: u64,
+    /// What they may take.
+    pub bytes_max: u64,
+}
+
 /// What a watch sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

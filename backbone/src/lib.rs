@@ -26,7 +26,7 @@ pub use bus::{Event, Subscription};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::{Error, Result};
 use kv::Expected;
-pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
+pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Room, Watch};
 pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, NatsUser, Needs, Permissions, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
 use queue::{PullRequest, WhenAbandoned};
@@ -149,6 +149,18 @@ impl Backbone {
         match &self.driver {
             Driver::Embedded(embedded) => embedded.ping().await,
             Driver::Nats(nats) => nats.check_room().await,
+        }
+    }
+
+    /// How full the keys are, where they have a bound: over NATS always, unless a [restricted](NatsConfig::restricted)
+    /// user asks; of an embedded one with [a bound](EmbeddedConfig::size_bytes_max), queues included.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Closed`].
+    pub async fn room(&self) -> Result<Option<Room>> {
+        match &self.driver {
+            Driver::Embedded(embedded) => Ok(embedded.room()),
+            Driver::Nats(nats) => nats.room().await,
         }
     }
 

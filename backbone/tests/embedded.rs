@@ -169,6 +169,8 @@ async fn survives_a_full_store_and_recovers_without_restart() {
     assert_eq!(failure.kind().status(), 507);
     assert_eq!(b.ping().await.unwrap_err().kind(), ErrorKind::StorageFull);
     assert_eq!(b.check_room().await.unwrap_err().kind(), ErrorKind::StorageFull);
+    let room = b.room().await.unwrap().unwrap();
+    assert!(room.bytes_max == 4 << 20 && (1..=room.bytes_max).contains(&room.bytes), "{room:?}");
     // Reads work while it is full, and stay right over repeated failures.
     for _ in 0..5 {
         for n in acknowledged.iter().filter(|n| *n % 2 == 0) {
@@ -192,5 +194,6 @@ async fn survives_a_full_store_and_recovers_without_restart() {
     }
     b.ping().await.unwrap();
     b.check_room().await.unwrap();
+    assert_eq!(b.room().await, Ok(None));
     b.close().await;
 }

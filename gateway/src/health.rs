@@ -43,7 +43,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 const PROBE_AGE: Duration = Duration::from_secs(24 * 3_600);
 /// Between two rounds of removing what older ones left.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
-/// How long a scrape waits for the depth of a queue.
+/// How long a scrape waits for the depth of a queue, or for how full the keys are.
 const DEPTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The routes of this module.
@@ -334,6 +334,7 @@ pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap
         tokio::join!(
             look_at(&app, keys::TASK_QUEUE),
             look_at(&app, keys::INVOCATION_QUEUE),
+            look_at_keys(&app),
             app.triggers.backlog().look(&app.backbone, &triggers),
         );
     }
@@ -350,6 +351,13 @@ pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap
 async fn look_at(app: &App, queue: &'static str) {
     if let Ok(Ok(depth)) = tokio::time::timeout(DEPTH_TIMEOUT, app.backbone.depth(queue)).await {
         app.metrics.queue(queue, depth);
+    }
+}
+
+/// The same of the keys.
+async fn look_at_keys(app: &App) {
+    if let Ok(Ok(Some(room))) = tokio::time::timeout(DEPTH_TIMEOUT, app.backbone.room()).await {
+        app.metrics.keys(room);
     }
 }
 

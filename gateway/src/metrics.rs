@@ -19,7 +19,7 @@ use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
-use fanfold_backbone::Depth;
+use fanfold_backbone::{Depth, Room};
 use fanfold_protocol::{
     invocation::Usage,
     names::{FunctionName, TenantName},
@@ -90,6 +90,8 @@ pub struct Metrics {
     start_seconds: Histogram,
     memory_bytes: Histogram,
     queue_messages: Family<QueueLabels, Gauge>,
+    keys_used: Gauge,
+    keys_bound: Gauge,
     function_labels: RwLock<Vec<Arc<str>>>,
 }
 
@@ -130,6 +132,8 @@ impl Metrics {
             // 1 MiB to 4 GiB.
             memory_bytes: Histogram::new(exponential_buckets(1_048_576.0, 2.0, 13)),
             queue_messages: Family::default(),
+            keys_used: Gauge::default(),
+            keys_bound: Gauge::default(),
             function_labels: RwLock::default(),
         };
         metrics.register(|registry| metrics.describe(registry));
@@ -168,6 +172,10 @@ impl Metrics {
         let help = "Most memory that an invocation held";
         registry.register_with_unit("invocation_memory", help, Unit::Bytes, self.memory_bytes.clone());
         registry.register("queue_messages", "Messages in the backbone's queues", self.queue_messages.clone());
+        let help = "What the backbone's keys take";
+        registry.register_with_unit("backbone_keys_used", help, Unit::Bytes, self.keys_used.clone());
+        let help = "What the backbone's keys may take; 0 where that has no bound";
+        registry.register_with_unit("backbone_keys_bound", help, Unit::Bytes, self.keys_bound.clone());
     }
 
     /// Adds metrics of another part; names get the prefix `fanfold_`.
@@ -230,6 +238,12 @@ impl Metrics {
             let gauge = self.queue_messages.get_or_create_owned(&QueueLabels { queue, state });
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Notes how full the keys are; done when somebody scrapes.
+    pub(crate) fn keys(&self, room: Room) {
+        self.keys_used.set(i64::try_from(room.bytes).unwrap_or(i64::MAX));
+        self.keys_bound.set(i64::try_from(room.bytes_max).unwrap_or(i64::MAX));
     }
 
     /// Everything in OpenMetrics 1.0; `exposition` makes the older format of it.

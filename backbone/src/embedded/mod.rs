@@ -30,7 +30,7 @@ use self::writer::Writer;
 use crate::bounds::{DURATION_MAX, REASON_BYTES_MAX, check_size};
 use crate::bus::{Bus, EVENT_BYTES_MAX, Subscription};
 use crate::error::{Error, Result};
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, VALUE_BYTES_MAX, Watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, Room, VALUE_BYTES_MAX, Watch};
 use crate::name::{Pattern, Scope, check_key, check_subject};
 use crate::queue::{DeadLetter, Delivery, Depth, Enqueued, Message, PullRequest, Settled, check_batch};
 
@@ -143,6 +143,10 @@ impl Embedded {
     /// Moves the bound on the file's size while the backbone runs; `u64::MAX` lifts it.
     pub fn set_size_bytes_max(&self, bytes_max: u64) {
         self.shared.store.set_size_bytes_max(bytes_max);
+    }
+
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.shared.store.room()
     }
 
     pub(crate) async fn ping(&self) -> Result<()> {

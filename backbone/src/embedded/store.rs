@@ -19,6 +19,7 @@ use redb::{
 use crate::embedded::EmbeddedConfig;
 use crate::embedded::space::{ReservedFile, Space};
 use crate::error::{Error, Result};
+use crate::kv::Room;
 
 /// Result of work inside a transaction.
 pub(crate) type DbResult<T> = std::result::Result<T, redb::Error>;
@@ -128,6 +129,13 @@ impl Store {
     /// Moves the bound on the file's size.
     pub(crate) fn set_size_bytes_max(&self, bytes_max: u64) {
         self.space.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// The file's size, where that has a bound.
+    pub(crate) fn room(&self) -> Option<Room> {
+        let bytes_max = self.space.bytes_max.load(Ordering::Relaxed);
+        let bytes = self.space.bytes.load(Ordering::Relaxed);
+        (bytes_max < u64::MAX).then_some(Room { bytes, bytes_max })
     }
 
     /// Makes the next commit fail when it is written.

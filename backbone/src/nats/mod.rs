@@ -49,7 +49,7 @@ pub(crate) use self::pull::Hold;
 use crate::bounds::DURATION_MAX;
 use crate::bus::Subscription;
 use crate::error::{Error, Result};
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, Watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, Room, Watch};
 use crate::queue::{DeadLetter, Depth, Enqueued, Message};
 
 /// Largest message that the servers have to take, in bytes.
@@ -226,6 +226,13 @@ impl Nats {
         self.within(self.core().check_room()).await
     }
 
+    pub(crate) async fn room(&self) -> Result<Option<Room>> {
+        if self.core().restricted {
+            return Ok(None);
+        }
+        self.within(self.core().room()).await.map(Some)
+    }
+
     pub(crate) async fn lost(&self) {
         self.core().lost.cancelled().await;
     }
@@ -320,15 +327,20 @@ impl Core {
 
     /// Fails where the keys leave less of their room than is to be left of it.
     async fn check_keys(&self, left_of: impl Fn(u64) -> u64) -> Result<()> {
-        let info = self.insist(|| self.soon(move || self.ask_info())).await?;
-        // Streams without a bound are not ours.
-        let (bytes, bytes_max) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX));
+        let Room { bytes, bytes_max } = self.room().await?;
         let left = left_of(bytes_max);
         if bytes.saturating_add(left) <= bytes_max {
             return Ok(());
         }
         let detail = format!("the keys have {bytes} of {bytes_max} bytes, and should leave {left}");
         Err(Error::StorageFull { detail })
+    }
+
+    async fn room(&self) -> Result<Room> {
+        let info = self.insist(|| self.soon(move || self.ask_info())).await?;
+        // Streams without a bound are not ours.
+        let bytes_max = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+        Ok(Room { bytes: info.state.bytes, bytes_max })
     }
 
     async fn ask_info(&self) -> Result<Info> {

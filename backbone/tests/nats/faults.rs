@@ -482,6 +482,11 @@ async fn keys_near_their_bound_are_told_and_full_ones_are_not_ready() {
         }
         // Four fifths are 13.4 MB, and all of it is 16.8 MB.
         assert_eq!((refused.first(), kept), (Some(&14), 16));
+        let room = b.room().await.unwrap().unwrap();
+        assert!(
+            room.bytes_max == 16 << 20 && (16_000_000..=room.bytes_max).contains(&room.bytes),
+            "{room:?}"
+        );
         assert!(matches!(put(kept).await, Err(Error::StorageFull { .. })));
         for told in [b.ping().await, b.check_room().await] {
             assert!(matches!(told, Err(Error::StorageFull { .. })), "{told:?}");

@@ -71,6 +71,7 @@ async fn metrics_are_named_as_prometheus_has_it() {
     service.deploy("f", "1").await;
     service.invoke("f/invoke", "echo").await;
     service.get("/v1/functions/other-name").await;
+    service.base.backbone.as_embedded().unwrap().set_size_bytes_max(1 << 40);
     let reply = service.get("/metrics").await;
     assert_eq!(reply.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let text = String::from_utf8(reply.body.to_vec()).unwrap();
@@ -88,11 +89,14 @@ async fn metrics_are_named_as_prometheus_has_it() {
         r#"fanfold_invocations_total{function="f",outcome="ok"} 1"#,
         "fanfold_sandbox_start_seconds_count 1",
         r#"fanfold_queue_messages{queue="tasks",state="ready"} 0"#,
+        "fanfold_backbone_keys_bound_bytes 1099511627776\n",
         "fanfold_build_info{version=",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(!text.contains("other-name"));
+    let used = text.lines().find_map(|line| line.strip_prefix("fanfold_backbone_keys_used_bytes ")).unwrap();
+    assert!(used.parse::<u64>().unwrap() > 0, "{used}");
 }
 
 /// What users touch, by method and path.
