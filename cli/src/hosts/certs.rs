@@ -5,7 +5,11 @@
 //! A gateway's certificate is for clients only and a worker's for servers only, so
 //! that none can play the other's part. Nothing that is there is written over.
 
-use std::{io::ErrorKind, net::IpAddr, path::Path};
+use std::{
+    io::ErrorKind,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -20,13 +24,23 @@ use crate::{
 
 /// Longest name of a host that DNS takes.
 const HOST_NAME_MAX: usize = 253;
+/// What files of a gateway begin with, and those of a worker.
+const GATEWAY: &str = "gateway";
+const WORKER: &str = "worker";
 
 /// Makes what is asked for and is not there.
 pub fn run(args: &Certs) -> Result<()> {
     // All names before anything is made: a mistake must leave nothing behind.
     args.gateway.iter().chain(&args.worker).try_for_each(|name| check(name))?;
+    check_places(args)?;
     std::fs::create_dir_all(&args.out).map_err(|cause| {
-        Error::usage(format!("expected to make the folder {}, found: {cause}", args.out.display()))
+        let out = args.out.display();
+        let found = match cause.kind() {
+            ErrorKind::AlreadyExists => "a file of that name".to_owned(),
+            _ => cause.to_string(),
+        };
+        Error::usage(format!("expected to make the folder {out}, found: {found}"))
+            .help("choose another folder with --out")
     })?;
     let authority = authority(&args.out)?;
     for name in &args.gateway {
@@ -51,6 +65,28 @@ fn check(name: &str) -> Result<()> {
     }
     Err(Error::usage(format!("expected a host name or an IP address, found {name:?}"))
         .help("such as fanfold.example.org, gateway-1 or 10.0.0.7, without a port"))
+}
+
+/// Some of the names may have certificates from an earlier run; none is made beside them, so that all is told at once.
+fn check_places(args: &Certs) -> Result<()> {
+    let gateways = args.gateway.iter().map(|name| (GATEWAY, name));
+    let names = gateways.chain(args.worker.iter().map(|name| (WORKER, name)));
+    let files =
+        names.flat_map(|(part, name)| ["key", "pem"].map(|ending| file(&args.out, part, name, ending)));
+    let taken: Vec<_> = files.filter(|path| path.symlink_metadata().is_ok()).collect();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let taken: Vec<_> = taken.iter().map(|path| path.display().to_string()).collect();
+    Err(Error::usage(format!("expected to make files that are not there, found {}", taken.join(", "))).help(
+        "nothing was made, and what is there is never written over: leave these names out to keep their \
+         certificates, or move the files away to make them anew",
+    ))
+}
+
+/// Where a certificate or its key goes.
+fn file(out: &Path, part: &str, name: &str, ending: &str) -> PathBuf {
+    out.join(format!("{part}-{name}.{ending}"))
 }
 
 fn authority(out: &Path) -> Result<Issuer<'static, KeyPair>> {
@@ -91,14 +127,14 @@ fn leaf(
     let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(failed)?;
     params.distinguished_name = named(name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    let part = if purpose == ExtendedKeyUsagePurpose::ClientAuth { "gateway" } else { "worker" };
+    let part = if purpose == ExtendedKeyUsagePurpose::ClientAuth { GATEWAY } else { WORKER };
     params.extended_key_usages = vec![purpose];
     let pair = KeyPair::generate().map_err(failed)?;
     let signed = params.signed_by(&pair, authority).map_err(failed)?;
-    let file = |ending: &str| out.join(format!("{part}-{name}.{ending}"));
-    write(&file("key"), &pair.serialize_pem(), 0o600)?;
-    write(&file("pem"), &signed.pem(), 0o644)?;
-    output::note(format!("made {}", file("pem").display()));
+    let certificate = file(out, part, name, "pem");
+    write(&file(out, part, name, "key"), &pair.serialize_pem(), 0o600)?;
+    write(&certificate, &signed.pem(), 0o644)?;
+    output::note(format!("made {}", certificate.display()));
     Ok(())
 }
 
@@ -111,11 +147,13 @@ fn named(name: &str) -> DistinguishedName {
 /// Makes a file that is not there.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     whole::make(path, text.as_bytes(), mode).map_err(|cause| {
-        let error = format!("expected to make {}, found: {cause}", path.display());
+        let path = path.display();
         match cause.kind() {
-            ErrorKind::AlreadyExists => Error::usage(error)
-                .help("what is there is never written over; move it away, or choose another folder"),
-            _ => Error::usage(error),
+            ErrorKind::AlreadyExists => {
+                Error::usage(format!("expected to make {path}, found something there already"))
+                    .help("what is there is never written over; move it away, or choose another folder")
+            }
+            _ => Error::usage(format!("expected to make {path}, found: {cause}")),
         }
     })
 }
@@ -165,12 +203,22 @@ mod tests {
     #[test]
     fn what_is_there_is_not_written_over() {
         let folder = tempfile::tempdir().unwrap();
-        let args = Certs { out: folder.path().to_owned(), gateway: vec!["g".to_owned()], worker: Vec::new() };
-        run(&args).unwrap();
+        let certify = |out: &Path, workers: &[&str]| {
+            let worker = workers.iter().map(|&name| name.to_owned()).collect();
+            run(&Certs { out: out.to_owned(), gateway: vec!["g".to_owned()], worker })
+        };
+        certify(folder.path(), &[]).unwrap();
         let before = std::fs::read(folder.path().join("gateway-g.pem")).unwrap();
-        assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage);
+        let refused = certify(folder.path(), &["w"]).unwrap_err();
+        let said = refused.to_string();
+        assert_eq!(refused.exit(), Exit::Usage);
+        assert!(said.contains("gateway-g.key, ") && said.contains("gateway-g.pem"), "{said}");
+        assert!(!said.contains("os error") && !said.contains("worker-w"), "{said}");
+        assert!(!folder.path().join("worker-w.pem").exists(), "the others are left to the next run");
         assert_eq!(std::fs::read(folder.path().join("gateway-g.pem")).unwrap(), before);
-        let below_a_file = Certs { out: folder.path().join("ca.pem/x"), ..args };
-        assert_eq!(run(&below_a_file).unwrap_err().exit(), Exit::Usage);
+        let a_file = certify(&folder.path().join("ca.pem"), &[]).unwrap_err();
+        assert!(a_file.to_string().ends_with("found: a file of that name"), "{a_file}");
+        let below_a_file = certify(&folder.path().join("ca.pem/x"), &[]);
+        assert_eq!(below_a_file.unwrap_err().exit(), Exit::Usage);
     }
 }
