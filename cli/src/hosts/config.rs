@@ -442,7 +442,11 @@ impl Worker {
                 format!("expected host:port by which gateways reach {}, found none", self.listen),
             );
         }
-        let Some(advertise) = &self.advertise else { return self.listen.to_string() };
+        let Some(advertise) = &self.advertise else {
+            // Where that could not be read, no certificate is looked at for it.
+            let is_known = !mistakes.are_about("listen: ");
+            return if is_known { self.listen.to_string() } else { String::new() };
+        };
         let address = advertise.replace("{name}", name.map_or("", WorkerName::as_str));
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         // Without its name the host is not known; that is told by itself.

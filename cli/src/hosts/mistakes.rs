@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mistakes in a configuration, gathered so that all are told at once.
 //!
-//! serde stops at the first, and is asked again without it. What can be read without the wrong keys is looked at
-//! further, unless that is not all that there has to be.
+//! serde stops at the first, and is asked again without it, or with something in its place where there has to be
+//! something. What is read in this way is looked at further. Invariant: of what stands in a place nothing is told.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -18,9 +18,16 @@ use crate::{
 
 /// Mistakes, each with the key that it is about.
 #[derive(Default)]
-pub struct Mistakes(Vec<String>);
+pub struct Mistakes {
+    told: Vec<String>,
+    /// The first so many are of keys that are wrong or missing in the file.
+    unread: usize,
+    /// The only one of these, in its line.
+    only: Option<Error>,
+}
 
-/// Reads a file; keys that are wrong are left out, and noted.
+/// Reads a file; keys that are wrong or missing are noted, and have something in their place where they have to be there.
+/// Whoever has mistakes goes no further than to look for others.
 ///
 /// # Errors
 /// Wrong use: it is no TOML, or too much is wrong or missing to go on.
@@ -30,23 +37,36 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Mistakes)> {
             "deploy/gateway.toml and deploy/worker.toml are examples; docs/configuration.md has every key",
         )
     })?;
-    // A single mistake is shown in its line.
     let first = match json_text::toml(&path.display().to_string(), &text) {
         Ok(config) => return Ok((config, Mistakes::default())),
         Err(first) => first,
     };
     let Ok(table) = toml::from_str::<Table>(&text) else { return Err(first) };
-    match sift(table) {
-        (Some(config), refused, _) => Ok((config, refused)),
-        (None, refused, missed) if refused.0.len() < 2 && missed.0.is_empty() => Err(first),
-        (None, refused, missed) => Err(refused.with(missed.0).into_error(path)),
+    let (config, refused, missed) = sift(table);
+    let is_alone = refused.told.len() < 2 && missed.told.is_empty();
+    let told = [refused.told, missed.told].concat();
+    let mut mistakes = Mistakes { unread: told.len(), told, only: None };
+    match config {
+        Some(config) => {
+            mistakes.only = (is_alone && mistakes.unread == 1).then_some(first);
+            Ok((config, mistakes))
+        }
+        // A single mistake is shown in its line.
+        None if is_alone => Err(first),
+        None => Err(mistakes.into_error(path)),
     }
 }
 
 impl Mistakes {
-    /// What a key should be.
+    /// What a key should be, unless it was not read at all.
     pub fn note(&mut self, key: &str, mistake: impl std::fmt::Display) {
-        self.0.push(format!("{key}: {mistake}"));
+        if !self.is_unread(key) {
+            self.told.push(format!("{key}: {mistake}"));
+        }
+    }
+
+    fn is_unread(&self, key: &str) -> bool {
+        self.told.iter().take(self.unread).any(|mistake| is_told(key, mistake))
     }
 
     /// The same, unless something is noted about the key already.
@@ -101,33 +121,38 @@ impl Mistakes {
 
     /// All of them.
     pub fn all(&self) -> &[String] {
-        &self.0
+        &self.told
     }
 
     /// Whether there are any about a section.
     pub fn are_about(&self, section: &str) -> bool {
-        self.0.iter().any(|mistake| mistake.starts_with(section))
+        self.told.iter().any(|mistake| mistake.starts_with(section))
     }
 
     /// The same with what else is wrong.
     #[must_use]
-    pub fn with(mut self, others: Vec<String>) -> Self {
-        self.0.extend(others);
+    pub fn with(mut self, mut others: Vec<String>) -> Self {
+        others.retain(|other| !self.is_unread(key_of(other)));
+        self.told.extend(others);
         self
     }
 
     /// Wrong use, with all of them.
     pub fn into_error(self, path: &Path) -> Error {
+        if let (1, Some(only)) = (self.told.len(), self.only) {
+            return only;
+        }
         Error::usage(format!(
             "expected a configuration without mistakes in {}, found\n  {}",
             path.display(),
-            self.0.join("\n  ")
+            self.told.join("\n  ")
         ))
         .help("docs/configuration.md has every key")
     }
 }
 
-/// What is read from a table, unless something is missed in it; what serde refuses in it, and what it misses.
+/// What is read from a table, unless an entry of a list in it lacks something; what serde refuses in it, and what it
+/// misses.
 ///
 /// Each time it names the first mistake alone. So what it refuses is taken out, and what it misses is put in, until it
 /// finds no other.
@@ -135,10 +160,10 @@ fn sift<T: DeserializeOwned>(table: Table) -> (Option<T>, Mistakes, Mistakes) {
     let (mut refused, mut missed) = (Mistakes::default(), Mistakes::default());
     let mut document = Value::Table(table);
     // What was put in, each with the values that are left to be tried there.
-    let mut filled = BTreeMap::new();
+    let (mut filled, mut is_whole) = (BTreeMap::new(), true);
     loop {
         let error = match serde_path_to_error::deserialize(document.clone()) {
-            Ok(read) => return (filled.is_empty().then_some(read), refused, missed),
+            Ok(read) => return (is_whole.then_some(read), refused, missed),
             Err(error) => error,
         };
         let message = error.inner().message();
@@ -153,9 +178,13 @@ fn sift<T: DeserializeOwned>(table: Table) -> (Option<T>, Mistakes, Mistakes) {
         let Some(Segment::Map { key }) = path.pop() else { break };
         let Some(table) = table_at(&mut document, &path) else { break };
         if missing.is_some() {
+            // Whose entry it is says what else is wrong in it, and for whom.
+            is_whole &= !path.iter().any(|step| matches!(step, Segment::Seq { .. }));
             // A section, which is missed by what it has to have: values of other kinds are tried where it is refused.
             table.insert(key, Value::Table(Table::new()));
-            let others = [Value::Array(Vec::new()), Value::from("a"), Value::from("127.0.0.1:1")];
+            let address = "127.0.0.1:1";
+            let urls = Value::Array(vec![Value::from(format!("nats://{address}"))]);
+            let others = [urls, Value::from("a"), Value::from(address)];
             if filled.insert(place, others.into_iter()).is_some() {
                 break;
             }
@@ -163,7 +192,7 @@ fn sift<T: DeserializeOwned>(table: Table) -> (Option<T>, Mistakes, Mistakes) {
             let Some(value) = others.next() else { break };
             table.insert(key, value);
             // Not of what was refused, by itself or with its section.
-            if !refused.0.iter().chain(&missed.0).any(|mistake| is_told(&name, mistake)) {
+            if !refused.told.iter().chain(&missed.told).any(|mistake| is_told(&name, mistake)) {
                 missed.note(&name, "expected a value, found none");
             }
         } else {
@@ -184,8 +213,13 @@ fn name_of(path: &[Segment]) -> String {
 
 /// Whether a mistake is about the key of this name or a table around it.
 fn is_told(name: &str, mistake: &str) -> bool {
-    let about = mistake.split(": ").next().and_then(|about| name.strip_prefix(about));
-    about.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let rest = name.strip_prefix(key_of(mistake));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The key that a mistake is about.
+fn key_of(mistake: &str) -> &str {
+    mistake.split_once(": ").map_or(mistake, |(key, _)| key)
 }
 
 fn table_at<'a>(document: &'a mut Value, path: &[Segment]) -> Option<&'a mut Table> {
@@ -207,7 +241,7 @@ mod tests {
 
     fn sifted<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<String>) {
         let (read, refused, _) = sift(toml::from_str(text).unwrap());
-        (read, refused.0)
+        (read, refused.told)
     }
 
     #[test]
@@ -263,8 +297,7 @@ mod tests {
 
     #[test]
     fn an_address_is_told_in_words() {
-        let (read, mistakes) = sifted::<Gateway>("listen = \"localhost\"\n");
-        assert!(read.is_none());
+        let (_, mistakes) = sifted::<Gateway>("listen = \"localhost\"\n");
         assert_eq!(
             mistakes,
             ["listen: expected an address and a port such as 0.0.0.0:7070, found \"localhost\""]
@@ -277,7 +310,11 @@ mod tests {
         fn check<T: DeserializeOwned>(text: &str, expected: &[&str]) {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), text).unwrap();
-            let error = read::<T>(file.path()).err().unwrap().to_string();
+            let error = match read::<T>(file.path()) {
+                Ok((_, mistakes)) => mistakes.into_error(file.path()),
+                Err(error) => error,
+            };
+            let error = error.to_string();
             let told = error.lines().filter_map(|line| line.strip_prefix("  ")?.split(": ").next());
             let (mut told, mut expected) = (told.collect::<Vec<_>>(), expected.to_vec());
             told.sort_unstable();
@@ -297,5 +334,51 @@ mod tests {
         check::<Gateway>(&tenant, &["tenants.name", "tenants.token_digests"]);
         check::<Gateway>(&GATEWAY.replace("urls = ", "# "), &["nats.urls"]);
         check::<Worker>(&WORKER.replace("cache = ", "cash = "), &["cash", "cache"]);
+    }
+
+    /// Wrong kinds and missing keys hide no wrong values, and what stands in their places is not told.
+    #[test]
+    fn what_has_to_be_there_and_is_wrong_hides_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let about = |mistakes: &Mistakes| -> Vec<String> {
+            mistakes.all().iter().map(|mistake| key_of(mistake).to_owned()).collect()
+        };
+        let text = "listen = 3\ntoken_digests = \"/none\"\n[store]\ncredentials = 3\n[nats]\nprefix = \"a b\"\n\
+                    [tls]\ncert = \"c\"\nkey = \"k\"\n[limits]\nrequests = 0\n";
+        std::fs::write(&path, text).unwrap();
+        let (config, mut mistakes) = read::<Gateway>(&path).unwrap();
+        config.build(&mut mistakes);
+        config.store.build(&mut mistakes);
+        config.nats.build(&mut mistakes);
+        let mistakes = mistakes.with(vec!["tls.ca: of a place".to_owned(), "tls.cert: of a file".to_owned()]);
+        let mut told = about(&mistakes);
+        told.sort_unstable();
+        let expected = [
+            "limits.requests",
+            "listen",
+            "nats",
+            "nats.urls",
+            "store.credentials",
+            "tls.ca",
+            "tls.cert",
+            "token_digests",
+        ];
+        assert_eq!(told, expected, "{:#?}", mistakes.all());
+
+        let text =
+            WORKER.lines().filter(|line| !line.starts_with("listen =") && !line.starts_with("advertise ="));
+        let text = format!("listen = 3\nslots = 0\n{}", text.collect::<Vec<_>>().join("\n"));
+        std::fs::write(&path, text.replace("\nslots = 200", "")).unwrap();
+        let (config, mut mistakes) = read::<Worker>(&path).unwrap();
+        config.check(&mut mistakes);
+        let address = config.address(None, &mut mistakes);
+        assert_eq!(about(&mistakes), ["listen", "slots"], "{:?}", mistakes.all());
+        assert!(address.is_empty(), "no certificate is held against a place: {address}");
+        // Alone it is shown in its line.
+        std::fs::write(&path, GATEWAY.replace("listen = \"", "listen = \"a")).unwrap();
+        let (_, mistakes) = read::<Gateway>(&path).unwrap();
+        let error = mistakes.into_error(&path).to_string();
+        assert!(error.starts_with(&format!("{}:3: ", path.display())), "{error}");
     }
 }
