@@ -169,6 +169,7 @@ impl Nats {
         let found = streams::inspect(&context(&client, &config), &names, &config, &patience).await;
         let (missing, mut problems) = found;
         problems.extend(too_small(&client));
+        problems.extend(alone(&client, config.replicas).filter(|_| !missing.is_empty()));
         sound(problems)?;
         Ok(missing.into_iter().map(|stream| stream.name).collect())
     }
@@ -420,6 +421,18 @@ fn too_small(client: &Client) -> Option<String> {
     (bytes_max < MESSAGE_BYTES).then(|| {
         format!(
             "expected a server that takes messages of {MESSAGE_BYTES} bytes, found max_payload {bytes_max}; raise it"
+        )
+    })
+}
+
+/// What is wrong with a server that is in no cluster and is to keep several copies. How many servers a cluster has is
+/// not told: they may keep their addresses to themselves.
+fn alone(client: &Client, replicas: usize) -> Option<String> {
+    let info = client.server_info();
+    (replicas > 1 && info.jetstream && info.cluster.is_none()).then(|| {
+        format!(
+            "expected a cluster of servers to make {replicas} replicas, found one that is alone; correct `replicas`, or \
+             see to the cluster"
         )
     })
 }

@@ -373,6 +373,13 @@ async fn what_opening_would_make_is_told_and_not_made() {
         }
         servers.open("asked").await.close().await;
         assert!(Backbone::nats_missing(servers.config("asked")).await.unwrap().is_empty());
+        let mut copied = servers.config("copied");
+        copied.replicas = 3;
+        let Err(Error::Misconfigured { problems }) = Backbone::nats_missing(copied).await else {
+            panic!("expected the lack of servers to be told")
+        };
+        let [problem] = &problems[..] else { panic!("{problems:#?}") };
+        assert!(problem.contains("3 replicas, found one that is alone"), "{problem}");
         let mut unfit = servers.config("asked");
         unfit.shard_bytes_max = 32 << 20;
         let Err(Error::Misconfigured { problems }) = Backbone::nats_missing(unfit).await else {

@@ -4,6 +4,8 @@
 //! Told to stop, it says so to the gateways first, takes nothing more, ends or
 //! gives back what it has, and goes.
 
+use std::{net::SocketAddr, path::Path};
+
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     limits,
@@ -16,6 +18,7 @@ use fanfold_runtime::{
     remote::{Calls, Membership, join, serve},
 };
 use fanfold_storage::Store;
+use rustix::fs::{Access, access};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,11 +38,12 @@ pub async fn run(args: Hosts) -> Result<()> {
     let name = config.name(&mut mistakes);
     config.name_user(name.as_ref());
     let address = config.address(name.as_ref(), &mut mistakes);
-    config.check(&mut mistakes);
+    check(&config, &mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
     let reached_at = address.clone();
     let renewal = Renewal::start(tls::Files::read(&config.tls), move |files| tls::server(files, &reached_at));
-    let others = tls::problems(renewal.as_ref().err(), &config.nats);
+    let mut others = tls::problems(renewal.as_ref().err(), &config.nats);
+    others.extend(unusable(&config.cache));
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         return ways.check(&args.config, [], others).await;
@@ -101,6 +105,40 @@ pub async fn run(args: Hosts) -> Result<()> {
         .map_err(|problem| Error::service(problem.detail))
 }
 
+fn check(config: &config::Worker, mistakes: &mut mistakes::Mistakes) {
+    config.check(mistakes);
+    if meet(config.listen, config.probe_listen) {
+        let found = format!("expected another address than that of listen, found {}", config.probe_listen);
+        mistakes.note("probe_listen", found);
+    }
+}
+
+/// Whether only one can listen, by these addresses.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let (host, others) = (one.ip(), other.ip());
+    let is_any = host.is_unspecified() || others.is_unspecified();
+    let shares = host == others || is_any && host.is_ipv4() == others.is_ipv4();
+    // A port that is left to the system is free.
+    shares && one.port() == other.port() && one.port() != 0
+}
+
+/// What is wrong with a folder for the cache, or with where it is to be made.
+fn unusable(cache: &Path) -> Option<String> {
+    let there = cache.ancestors().find(|folder| folder.symlink_metadata().is_ok());
+    let folder = there.unwrap_or(Path::new("."));
+    let checked = match folder.metadata() {
+        Ok(found) if !found.is_dir() => Err(std::io::ErrorKind::NotADirectory.into()),
+        Ok(_) => access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(std::io::Error::from),
+        Err(cause) => Err(cause),
+    };
+    let cause = checked.err()?;
+    Some(format!(
+        "cache: expected to make files in {}, found of {}: {cause}; choose another folder, or give it to this user",
+        cache.display(),
+        folder.display()
+    ))
+}
+
 /// The sandboxes, once they know what those before them left.
 async fn runtime(
     config: &config::Worker,
@@ -152,8 +190,41 @@ fn member(config: &config::Worker, name: WorkerName, address: String, runtime: &
     }
 }
 
-async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener> {
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .map_err(|cause| Error::service(format!("{key}: expected to listen on {address}, found: {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_meet_are_told() {
+        let check = |one: &str, other: &str, expected: bool| {
+            let [one, other] = [one, other].map(|address| address.parse().unwrap());
+            assert_eq!((meet(one, other), meet(other, one)), (expected, expected), "{one} {other}");
+        };
+        check("127.0.0.1:7080", "127.0.0.1:7080", true);
+        check("0.0.0.0:7080", "127.0.0.1:7080", true);
+        check("[::]:7080", "[::1]:7080", true);
+        check("127.0.0.1:7080", "127.0.0.1:7081", false);
+        check("127.0.0.1:7080", "127.0.0.2:7080", false);
+        check("0.0.0.0:7080", "[::1]:7080", false);
+        check("127.0.0.1:0", "127.0.0.1:0", false);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_made_is_told_and_none_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let within = folder.path().join("one/two");
+        for sound in [folder.path(), within.as_path(), Path::new("cache-of-a-test")] {
+            assert_eq!(unusable(sound), None);
+        }
+        assert!(!folder.path().join("one").exists());
+        std::fs::write(folder.path().join("one"), "").unwrap();
+        let told = unusable(&within).unwrap();
+        assert!(told.starts_with("cache: expected to make files in ") && told.contains("one: "), "{told}");
+    }
 }
