@@ -108,9 +108,11 @@ impl Live {
         self.problem.is_some() && self.started_at.is_none()
     }
 
-    /// Whether its last attempt, or where none runs its acceptance, began longer ago than that.
+    /// Whether its last attempt, or where none runs its acceptance, began longer ago than that, or as far ahead by a
+    /// clock that differs as much: when it began is not known then.
     pub(super) fn is_older(&self, now: Timestamp, than: Duration) -> bool {
-        now.since(self.started_at.unwrap_or(self.accepted_at)) > than
+        let began = self.started_at.unwrap_or(self.accepted_at);
+        now.since(began).max(began.since(now)) > than
     }
 
     /// How long ago it was accepted.
@@ -136,5 +138,21 @@ impl Live {
 
     fn json(&self) -> Result<Vec<u8>, Problem> {
         serde_json::to_vec(self).map_err(internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_by_another_clock_is_no_more_believed_than_what_is_old() {
+        let minute = Duration::from_secs(60);
+        let (began, hour) = (Timestamp(1_000_000_000), 60 * minute);
+        let live = Live::new("hello".parse().unwrap(), 1, began, 0, Origin::Call);
+        assert!(!live.is_older(began.later(minute), minute) && live.is_older(began.later(hour), minute));
+        // The clock of whoever asks is behind.
+        assert!(!live.is_older(Timestamp(began.0 - 1_000), minute));
+        assert!(live.is_older(Timestamp(began.0 - 3_600_000), minute));
     }
 }
