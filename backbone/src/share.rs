@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fanfold_protocol::fair::{Fair, Service};
+use fanfold_protocol::seldom::Seldom;
 use futures::future::select_all;
 use tokio::sync::Notify;
 
@@ -216,8 +217,11 @@ impl<T: Clone> Share<T> {
 
     /// Leaves a member alone that could not be pulled, each time for longer.
     fn rest(&self, member: &mut Member<T>, error: &Error) {
+        static TOLD: Seldom = Seldom::new();
         let (name, queue) = (&member.name, self.queue);
-        tracing::warn!(member = name, queue, %error, "a queue cannot be pulled; it rests and is tried again");
+        if TOLD.is_due(&format!("{name} {queue}")) {
+            tracing::warn!(member = name, queue, %error, "a queue cannot be pulled; it rests and is tried again");
+        }
         let pause = member.rest.map_or(REST.0, |(_, pause)| (pause * 2).min(REST.1));
         member.rest = Some((Instant::now() + pause, pause));
         if let Some(known) = self.state().members.get_mut(&member.name) {

@@ -13,6 +13,7 @@ use fanfold_backbone::{Backbone, CasOutcome, Change, Error};
 use fanfold_protocol::{
     keys,
     names::TenantName,
+    seldom::Seldom,
     worker::{MEMBER_LEASE, MEMBER_RENEWAL},
 };
 use futures::StreamExt;
@@ -32,13 +33,16 @@ pub fn start(backbone: Backbone, tenant: &TenantName, admission: Admission, stop
 
 /// Keeps this gateway's record, and removes it at the end.
 async fn renew(backbone: Backbone, own: String, stop: CancellationToken) {
-    let mut revision = None;
+    let (mut revision, told) = (None, Seldom::new());
     let mut ticks = tokio::time::interval(MEMBER_RENEWAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match write(&backbone, &own, revision).await {
             Ok(found) => revision = found,
-            Err(error) => tracing::warn!(%error, "this gateway's record is not renewed; this is tried again"),
+            Err(error) if told.is_due(error.kind().code()) => {
+                tracing::warn!(%error, "this gateway's record is not renewed; this is tried again");
+            }
+            Err(_) => {}
         }
     }
     if let Err(error) = backbone.delete(&own, revision).await {

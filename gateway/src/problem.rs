@@ -9,7 +9,7 @@
 use std::{any::Any, time::Duration};
 
 use axum::response::{IntoResponse, Response};
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, seldom::Seldom};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -54,7 +54,12 @@ pub fn of_store(error: fanfold_storage::Error) -> Problem {
     if let fanfold_storage::Error::AnotherTenants { problem } = error {
         return *problem;
     }
-    tracing::warn!(%error, "the store failed");
+    static TOLD: Seldom = Seldom::new();
+    if is_news(error.kind(), &TOLD) {
+        tracing::warn!(%error, "the store failed");
+    } else {
+        tracing::debug!(%error, "the store failed");
+    }
     let detail = match error.kind() {
         ErrorKind::StoreTimeout => "expected the object store to answer in time, it did not; try again later",
         ErrorKind::StoreDenied => {
@@ -87,8 +92,28 @@ pub fn of_store(error: fanfold_storage::Error) -> Problem {
 
 /// The same for the backbone.
 pub fn of_backbone(error: fanfold_backbone::Error) -> Problem {
-    tracing::warn!(%error, "the backbone failed");
+    static TOLD: Seldom = Seldom::new();
+    if is_news(error.kind(), &TOLD) {
+        tracing::warn!(%error, "the backbone failed");
+    } else {
+        tracing::debug!(%error, "the backbone failed");
+    }
     error.into()
+}
+
+/// False for what every request meets while the store, the backbone or the workers are away or full, unless it was not
+/// told for a minute: a night of that must not fill the disk.
+fn is_news(kind: ErrorKind, told: &Seldom) -> bool {
+    let is_of_all = matches!(
+        kind,
+        ErrorKind::StoreTimeout
+            | ErrorKind::StoreDenied
+            | ErrorKind::StoreUnavailable
+            | ErrorKind::StorageFull
+            | ErrorKind::BackboneUnavailable
+            | ErrorKind::WorkerUnavailable
+    );
+    !is_of_all || told.is_due(kind.code())
 }
 
 /// Whether what is written in a record is to blame, and not whoever keeps it: no other
@@ -227,7 +252,12 @@ pub(crate) fn render(mut response: Response, id: &RequestId) -> Response {
 fn body(problem: Problem, id: &RequestId) -> Response {
     let (kind, retry_after) = (problem.code, retry_after(&problem));
     if kind.status() >= 500 {
-        tracing::warn!(request_id = %id, code = kind.code(), detail = %problem.detail, "request failed");
+        static TOLD: Seldom = Seldom::new();
+        if is_news(kind, &TOLD) {
+            tracing::warn!(request_id = %id, code = kind.code(), detail = %problem.detail, "request failed");
+        } else {
+            tracing::debug!(request_id = %id, code = kind.code(), detail = %problem.detail, "request failed");
+        }
     }
     let status = StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let json = serde_json::to_vec(&ProblemBody::new(problem, id)).unwrap_or_default();
@@ -258,6 +288,19 @@ fn retry_after(problem: &Problem) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_request_meets_is_told_once_a_minute_and_the_rest_each_time() {
+        let told = Seldom::new();
+        for (kind, expected) in [
+            (ErrorKind::StoreUnavailable, [true, false, false]),
+            (ErrorKind::BackboneUnavailable, [true, false, false]),
+            (ErrorKind::Internal, [true; 3]),
+            (ErrorKind::FunctionError, [true; 3]),
+        ] {
+            assert_eq!([(); 3].map(|()| is_news(kind, &told)), expected, "{kind}");
+        }
+    }
 
     #[test]
     fn who_is_to_come_back_is_told_when() {

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod limits;
 pub mod names;
 pub mod plan;
+pub mod seldom;
 pub mod shown;
 pub mod size;
 pub mod stored;

@@ -7,6 +7,7 @@
 
 mod bus;
 mod config;
+mod connection;
 mod delay;
 mod fault;
 mod feed;
@@ -27,10 +28,10 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Info;
-use async_nats::{Client, ConnectErrorKind, Event, ServerError, rustls};
 use bytes::Bytes;
 use fanfold_protocol::limits;
 use futures::stream::FuturesUnordered;
@@ -39,8 +40,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::config::without_key;
 pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
+use self::connection::{Connected, alone, connect, too_small};
 use self::fault::{SILENT, unavailable};
 use self::names::Names;
 use self::patience::{Patience, lack_of};
@@ -63,8 +64,6 @@ const PUBLISHES_MAX: usize = 4_096;
 /// How often something is sent within the time of an operation while no answer comes: whoever leads next, after
 /// four to nine seconds as a rule, is asked soon.
 const TRIES: u32 = 5;
-/// How a server begins to tell of what a user may not do.
-const REFUSAL: &str = "permissions violation";
 /// Before what could not be served is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -413,79 +412,4 @@ fn context(client: &Client, config: &NatsConfig) -> async_nats::jetstream::Conte
         .max_ack_inflight(PUBLISHES_MAX)
         .backpressure_on_inflight(true)
         .build(client.clone())
-}
-
-/// What is wrong with servers that take no large messages.
-fn too_small(client: &Client) -> Option<String> {
-    let bytes_max = client.max_payload();
-    (bytes_max < MESSAGE_BYTES).then(|| {
-        format!(
-            "expected a server that takes messages of {MESSAGE_BYTES} bytes, found max_payload {bytes_max}; raise it"
-        )
-    })
-}
-
-/// What is wrong with a server that is in no cluster and is to keep several copies. How many servers a cluster has is
-/// not told: they may keep their addresses to themselves.
-fn alone(client: &Client, replicas: usize) -> Option<String> {
-    let info = client.server_info();
-    (replicas > 1 && info.jetstream && info.cluster.is_none()).then(|| {
-        format!(
-            "expected a cluster of servers to make {replicas} replicas, found one that is alone; correct `replicas`, or \
-             see to the cluster"
-        )
-    })
-}
-
-/// A connection, and what it tells of itself from then on.
-struct Connected {
-    client: Client,
-    /// Counts the times that something may have been lost on the way.
-    gaps: watch::Receiver<u64>,
-    /// What the server said last that we may not do.
-    refusals: watch::Receiver<Option<String>>,
-}
-
-async fn connect(config: &NatsConfig) -> Result<Connected> {
-    let refused = |problem: String| Error::Misconfigured { problems: vec![problem] };
-    let options = config.options().await.map_err(|failure| {
-        refused(format!("expected usable credentials, found: {failure}; correct `credentials`"))
-    })?;
-    let (lost, gaps) = watch::channel(0u64);
-    let (refuse, refusals) = watch::channel(None);
-    let options = options.event_callback(move |event| {
-        match &event {
-            Event::Disconnected | Event::SlowConsumer(_) => lost.send_modify(|count| *count += 1),
-            Event::ServerError(ServerError::Other(told)) if told.to_lowercase().contains(REFUSAL) => {
-                refuse.send_replace(Some(told.clone()));
-            }
-            _ => {}
-        }
-        async move { tracing::info!(%event, "NATS") }
-    });
-    let urls: Vec<&str> = config.urls.iter().map(String::as_str).collect();
-    let client = options.connect(urls).await.map_err(|failure| match failure.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            refused(format!("expected credentials that NATS accepts, {}", config.credentials.refused()))
-        }
-        kind if kind == ConnectErrorKind::Tls || is_of_tls(&failure) => refused(format!(
-            "expected TLS to be agreed with NATS at {}, found: {}; correct `ca`, or `cert` and `key`, or leave TLS out \
-             where the server has none",
-            config.urls.join(", "),
-            without_key(&failure.to_string())
-        )),
-        ConnectErrorKind::ServerParse => {
-            refused(format!("expected URLs of NATS, found {}: {failure}; correct `urls`", config.urls.join(", ")))
-        }
-        _ => Error::OutOfReach { urls: config.urls.join(", "), detail: failure.to_string() },
-    })?;
-    Ok(Connected { client, gaps, refusals })
-}
-
-/// Whether it was TLS that a connection failed for, which is told as an error of input and output.
-fn is_of_tls(failure: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(failure), |cause| cause.source()).any(|cause| {
-        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>() || within.is_some_and(|within| within.is::<rustls::Error>())
-    })
 }

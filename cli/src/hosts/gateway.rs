@@ -9,7 +9,7 @@ use std::{future::Future, path::PathBuf, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_gateway::{Dispatch, Gateway, GatewayConfig, Identity};
-use fanfold_protocol::{ErrorKind, Problem, time};
+use fanfold_protocol::{ErrorKind, Problem, seldom::Seldom, time};
 use fanfold_storage::Store;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -95,6 +95,7 @@ impl What {
 
     /// However long it takes until all is there.
     async fn begin_anew(&self) -> Begun {
+        let told = Seldom::new();
         loop {
             let begun = async {
                 let patience = Patience::of_start();
@@ -103,7 +104,10 @@ impl What {
             };
             match begun.await {
                 Ok(begun) => return begun,
-                Err(error) => tracing::warn!(%error, "the gateway cannot begin anew; this is tried again"),
+                Err(error) if told.is_due(&error.to_string()) => {
+                    tracing::warn!(%error, "the gateway cannot begin anew; this is tried again");
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(RETRY).await;
         }

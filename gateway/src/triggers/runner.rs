@@ -12,7 +12,7 @@ use std::{
 };
 
 use fanfold_backbone::{Backbone, Delivery};
-use fanfold_protocol::{keys, trigger::Batch};
+use fanfold_protocol::{keys, seldom::Seldom, trigger::Batch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -113,7 +113,11 @@ async fn run(app: &AppState, id: Uuid) {
         let pulled = match pulled {
             Ok(pulled) => pulled,
             Err(error) => {
-                tracing::warn!(trigger = %trigger.record.name, %error, "events are not pulled; this is tried again");
+                // Of all triggers alike.
+                static TOLD: Seldom = Seldom::new();
+                if TOLD.is_due(error.kind().code()) {
+                    tracing::warn!(trigger = %trigger.record.name, %error, "events are not pulled; this is tried again");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

@@ -26,6 +26,7 @@ use fanfold_protocol::{
     function::Version,
     invocation::{Progress, ProgressBoard},
     limits,
+    seldom::Seldom,
     tenant::Tenant,
     uri::ObjectUri,
 };
@@ -319,8 +320,15 @@ pub(crate) fn store_problem(error: &fanfold_storage::Error) -> Problem {
     if kind.fault() != Fault::Platform {
         return Problem::new(kind, error.to_string());
     }
-    tracing::warn!(%error, "the store failed");
-    if matches!(error, fanfold_storage::Error::Lost { .. }) {
+    static TOLD: Seldom = Seldom::new();
+    let is_lost = matches!(error, fanfold_storage::Error::Lost { .. });
+    // What every call meets while the store is away must not fill the disk.
+    if is_lost || kind == ErrorKind::Internal || TOLD.is_due(kind.code()) {
+        tracing::warn!(%error, "the store failed");
+    } else {
+        tracing::debug!(%error, "the store failed");
+    }
+    if is_lost {
         return Problem::new(kind, error.to_string());
     }
     let detail = match kind {

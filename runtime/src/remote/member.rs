@@ -18,6 +18,7 @@ use fanfold_backbone::{Backbone, CasOutcome, Entry, Event};
 use fanfold_protocol::{
     ErrorKind, Problem, keys,
     names::WorkerName,
+    seldom::Seldom,
     worker::{MEMBER_LEASE, MEMBER_RENEWAL, Member},
 };
 use futures::StreamExt as _;
@@ -77,6 +78,7 @@ impl Membership {
         let _refused = AbortOnDropHandle::new(refused);
         let mut ticks = tokio::time::interval(MEMBER_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let told = Seldom::new();
         loop {
             tokio::select! {
                 biased;
@@ -85,7 +87,9 @@ impl Membership {
                 _ = ticks.tick() => {}
             }
             state(&mut self.member);
-            if let Err(problem) = self.renew().await {
+            if let Err(problem) = self.renew().await
+                && told.is_due(problem.code.code())
+            {
                 tracing::warn!(worker = %self.member.name, detail = %problem.detail, "the worker's record is not renewed; this is tried again");
             }
         }

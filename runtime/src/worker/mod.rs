@@ -21,7 +21,7 @@ mod states;
 use std::{sync::Arc, time::Duration};
 
 use fanfold_backbone::{Backbone, Share, Shared};
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, seldom::Seldom};
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +114,8 @@ where
 /// One loop, which rests while the store is silent. Ends with `shutdown` or with the
 /// backbone.
 async fn pull(share: Arc<Share<Arc<Shop>>>, reach: Arc<Reach>, shutdown: CancellationToken) {
+    // By all loops.
+    static TOLD: Seldom = Seldom::new();
     let mut backoff = PULL_BACKOFF.0;
     loop {
         tokio::select! {
@@ -137,7 +139,10 @@ async fn pull(share: Arc<Share<Arc<Shop>>>, reach: Arc<Reach>, shutdown: Cancell
                 continue;
             }
             Ok(Err(fanfold_backbone::Error::Closed)) => return,
-            Ok(Err(error)) => tracing::warn!(%error, "work cannot be pulled; trying again"),
+            Ok(Err(error)) if TOLD.is_due(error.kind().code()) => {
+                tracing::warn!(%error, "work cannot be pulled; trying again");
+            }
+            Ok(Err(_)) => {}
             Err(_) => tracing::warn!("a pull for work hangs; beginning anew"),
         }
         tokio::select! {

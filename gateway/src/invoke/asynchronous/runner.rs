@@ -15,7 +15,9 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     function::Version,
     invocation::{Invocation, Response},
-    keys, limits, time,
+    keys, limits,
+    seldom::Seldom,
+    time,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -126,6 +128,7 @@ fn places(app: &AppState) -> usize {
 
 /// While the store answers: without it, no end of a call could be written.
 async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>, health: &Health) {
+    let told = Seldom::new();
     loop {
         let taken = take(&places).await;
         let room = |app: &AppState| app.invocations.inner.slots.available_permits().min(taken.len());
@@ -134,7 +137,9 @@ async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>, health: &Heal
             Some(Ok(Ok(deliveries))) => deliveries,
             Some(Ok(Err(fanfold_backbone::Error::Closed))) => return,
             Some(Ok(Err(error))) => {
-                tracing::warn!(%error, "asynchronous calls cannot be pulled; trying again");
+                if told.is_due(error.kind().code()) {
+                    tracing::warn!(%error, "asynchronous calls cannot be pulled; trying again");
+                }
                 tokio::time::sleep(PULL_PAUSE).await;
                 continue;
             }
