@@ -6,10 +6,7 @@
 //! by the first call that needs it. Numbers of versions are given by
 //! put-if-absent, without gaps, and never again after a removal.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic};
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change};
@@ -315,7 +312,7 @@ impl Inner {
         alias: &AliasName,
         target: Option<AliasTarget>,
     ) -> Result<bool, Problem> {
-        let is_new = AtomicBool::new(false);
+        let is_new = atomic::AtomicBool::new(false);
         let change = |record: Option<&FunctionRecord>| {
             let mut record =
                 record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
@@ -323,7 +320,7 @@ impl Inner {
                 Some(target) => {
                     check_target(&record, target)?;
                     let added = record.aliases.insert(alias.clone(), target.clone()).is_none();
-                    is_new.store(added, Relaxed);
+                    is_new.store(added, atomic::Ordering::Relaxed);
                     if added {
                         check_aliases(&record)?;
                     }
