@@ -263,9 +263,15 @@ impl Walk<'_> {
             return Some(uri);
         }
         let found = uri.to_string();
+        // What seems to be a pattern is none: the folder before it is what was meant.
+        let before = found.split(['*', '?']).next().unwrap_or_default();
+        let prefix = match before.rsplit_once('/') {
+            Some((folder, _)) if before.len() < found.len() => folder,
+            _ => found.as_str(),
+        };
         self.mistake(
             item.span().start,
-            format!("{key} must hold prefixes that end in '/', found {found:?}; write \"{found}/\""),
+            format!("{key} must hold prefixes that end in '/', found {found:?}; write \"{prefix}/\""),
         );
         None
     }
@@ -369,6 +375,21 @@ REGION = "north"
                 "12: env.A must be text in quotes, found integer",
             ],
         );
+    }
+
+    #[test]
+    fn a_grant_is_no_pattern() {
+        let check_grant = |grant: &str, advice: &str| {
+            let text = format!("name = \"a\"\n[grants]\nread = [\"{grant}\"]");
+            let told = format!(
+                "3: grants.read must hold prefixes that end in '/', found \"{grant}\"; write \"{advice}\""
+            );
+            check(&text, &[told.as_str()]);
+        };
+        check_grant("s3://bank/in/*.csv", "s3://bank/in/");
+        check_grant("s3://bank/in/2026-*/a?.csv", "s3://bank/in/");
+        check_grant("s3://bank/*.csv", "s3://bank/");
+        check_grant("s3://bank/in", "s3://bank/in/");
     }
 
     #[test]
