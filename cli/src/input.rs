@@ -62,9 +62,16 @@ pub fn name(path: &Path) -> String {
     if is_stream(path) { "the standard input".to_owned() } else { path.display().to_string() }
 }
 
+/// Why a text is no JSON, with the file that may have been meant.
+pub fn file_meant(option: &str, text: &str, error: Error) -> Error {
+    if Path::new(text).is_file() { error.help(format!("did you mean {option} @{text}?")) } else { error }
+}
+
 /// What `--params` stands for: a JSON object, or `@` and a file with one.
 pub fn params(text: &str) -> Result<Value> {
-    let Some(path) = text.strip_prefix('@') else { return json_text::object("--params", text) };
+    let Some(path) = text.strip_prefix('@') else {
+        return json_text::object("--params", text).map_err(|error| file_meant("--params", text, error));
+    };
     let content = self::text(Path::new(path), limits::DOCUMENT_BYTES_MAX)
         .map_err(|cause| Error::usage(format!("expected parameters as JSON in {path}, found: {cause}")))?;
     json_text::object(path, &content)
@@ -96,6 +103,14 @@ mod tests {
         let error = read(Path::new("/dev/zero"), 1 << 20).unwrap_err();
         assert_eq!(error.to_string(), "more than 1MiB, the most that is taken");
         assert_eq!(read(Path::new("/dev/null"), 0).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_file_without_its_sign_is_suggested() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display().to_string();
+        assert_eq!(params(&path).unwrap_err().advice(), format!("did you mean --params @{path}?"));
+        assert!(params("no such file").unwrap_err().advice().starts_with("text needs quotes"));
     }
 
     #[test]

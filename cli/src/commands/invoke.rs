@@ -198,7 +198,10 @@ fn body(data: Option<&str>) -> Result<Body> {
         Some(text) => match text.strip_prefix('@') {
             Some(path) => of_file(path),
             None => {
-                json_text::json("-d", text)?;
+                json_text::json("-d", text).map_err(|error| match text {
+                    "-" => error.help("the standard input is -d @-"),
+                    _ => input::file_meant("-d", text, error),
+                })?;
                 Ok(Body { bytes: text.as_bytes().to_vec(), content_type: Some("application/json") })
             }
         },
@@ -240,6 +243,11 @@ mod tests {
         assert_eq!(body(Some("\"Ada\"")).unwrap().bytes, b"\"Ada\"");
         assert_eq!(body(Some("Ada")).err().unwrap().exit(), Exit::Usage);
         assert_eq!(body(Some("@no such file")).err().unwrap().exit(), Exit::Usage);
+        let advice = |data: &str| body(Some(data)).err().unwrap().advice();
+        assert_eq!(advice("-"), "the standard input is -d @-");
+        let sibling = tempfile::NamedTempFile::new().unwrap();
+        let path = sibling.path().display().to_string();
+        assert_eq!(advice(&path), format!("did you mean -d @{path}?"));
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &[u8]| {
             let path = dir.path().join(name);
