@@ -110,6 +110,10 @@ async fn objects_put_while_the_service_is_killed_are_found_at_its_next_start() {
     let arguments =
         ["trigger", "add", "t", "--bucket", "bank", "--prefix", "in/", "--function", "csv-to-parquet"];
     service.ok(&arguments).unwrap();
+    let [shared @ .., _] = arguments;
+    let misspelt = service.run(&[&shared[..], &["csv-to-parqet"]].concat()).unwrap();
+    let said = String::from_utf8_lossy(&misspelt.stderr);
+    assert!(said.contains("did you mean csv-to-parquet?"), "{said}");
     for n in 0..40 {
         service.put(&format!("s3://bank/in/{n}.csv"), "id\n1\n").await.unwrap();
     }

@@ -152,7 +152,11 @@ async fn add(client: &Client, args: &TriggerAdd) -> Result<()> {
     let document = document(args)?;
     document.check()?;
     let query = if args.rotate { "?rotate=true" } else { "" };
-    let trigger: Value = client.send(Method::PUT, &format!("{}{query}", path(&args.name)), &document).await?;
+    let made = client.send::<Value>(Method::PUT, &format!("{}{query}", path(&args.name)), &document).await;
+    let trigger = match function_of(&document) {
+        Some(function) => client.suggest(made, &function).await?,
+        None => made?,
+    };
     let view: TriggerView = serde_json::from_value(trigger.clone())?;
     if view.secret.is_some() {
         output::note("the secret is shown this once; give it to the store that sends");
