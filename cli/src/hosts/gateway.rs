@@ -14,7 +14,7 @@ use fanfold_storage::Store;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{config, mistakes, open::Ways, renewal::Renewal, tls};
+use super::{cannot_listen, config, mistakes, open::Ways, renewal::Renewal, tls};
 use crate::{
     args::Hosts,
     dev::Stop,
@@ -164,9 +164,9 @@ async fn serve(
 }
 
 async fn bind(config: &config::Gateway) -> Result<std::net::TcpListener> {
-    let listener = TcpListener::bind(config.listen).await.map_err(|cause| {
-        Error::service(format!("listen: expected to listen on {}, found: {cause}", config.listen))
-    })?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|cause| cannot_listen("listen", config.listen, &cause))?;
     let address = listener.local_addr().map_err(broken)?;
     output::note(format!("the gateway answers on http://{address}"));
     listener.into_std().map_err(broken)

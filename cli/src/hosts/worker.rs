@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{config, mistakes, open::Ways, probes, renewal::Renewal, tls};
+use super::{cannot_listen, config, mistakes, open::Ways, probes, renewal::Renewal, tls};
 use crate::{
     args::Hosts,
     dev::{COMPILE_WORD, Stop},
@@ -191,9 +191,7 @@ fn member(config: &config::Worker, name: WorkerName, address: String, runtime: &
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|cause| Error::service(format!("{key}: expected to listen on {address}, found: {cause}")))
+    TcpListener::bind(address).await.map_err(|cause| cannot_listen(key, address, &cause))
 }
 
 #[cfg(test)]
