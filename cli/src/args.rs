@@ -51,6 +51,12 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "expected a whole number of 0 or more that is not too large".to_owned())
 }
 
+/// A task of a job's first stage: its number, or the same as `job tasks` prints it.
+fn first_stage_task(text: &str) -> Result<u32, String> {
+    let number = text.strip_prefix("0/").unwrap_or(text).parse::<u32>();
+    number.map_err(|_| "expected the number of a task of the first stage, such as 7 or 0/7".to_owned())
+}
+
 /// How many lines to print.
 fn lines(text: &str) -> Result<usize, String> {
     let most = text.parse::<usize>().ok().filter(|most| *most > 0);
@@ -434,7 +440,7 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// Of a job: this task of its first stage only
-    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    #[arg(long, value_name = "N", value_parser = first_stage_task)]
     pub task: Option<u32>,
     /// Of a job: only attempts that failed
     #[arg(long)]

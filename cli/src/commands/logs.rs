@@ -291,9 +291,22 @@ fn attempt(line: &TaskLine) -> (u32, u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
     use serde_json::json;
 
     use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn a_task_is_named_as_the_list_of_tasks_names_it() {
+        let task = |text: &str| {
+            let words = ["fanfold", "logs", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "--task", text];
+            let Command::Logs(args) = Cli::try_parse_from(words).ok()?.command else { unreachable!() };
+            args.task
+        };
+        assert_eq!((task("7"), task("0/7")), (Some(7), Some(7)));
+        assert_eq!((task("1/7"), task("0/"), task("-1")), (None, None, None));
+    }
 
     #[test]
     fn all_lines_are_looked_at_again_once_a_job_has_ended() {
