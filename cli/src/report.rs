@@ -2,6 +2,7 @@
 //! A result in a terminal: its sections as tables, one under the other.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::output::{Table, harmless, pairs};
 use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
@@ -9,8 +10,8 @@ use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
 /// Rows of a table, or pairs, that are shown; the rest is counted.
 const ROWS_SHOWN: usize = 200;
 
-/// The text, and what it does not show.
-pub fn text(result: &Value) -> String {
+/// The text, and what it does not show of the result of this job.
+pub fn text(result: &Value, job: Uuid) -> String {
     let mut parts: Vec<String> = sections(result)
         .into_iter()
         .map(|section| {
@@ -19,7 +20,9 @@ pub fn text(result: &Value) -> String {
         })
         .collect();
     if let Some(charts) = result.get(CHARTS).and_then(Value::as_array).filter(|charts| !charts.is_empty()) {
-        parts.push(format!("{} charts: draw them with --html", charts.len()));
+        let charts =
+            if charts.len() == 1 { "a chart".to_owned() } else { format!("{} charts", charts.len()) };
+        parts.push(format!("{charts} besides, drawn by `fanfold result {job} --html --out FILE`"));
     }
     parts.iter().map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n")
 }
@@ -63,17 +66,26 @@ mod tests {
     #[test]
     fn a_result_is_readable() {
         let result = json!({"rows": 1000, "note": "a\u{1b}[2J", "grades": [{"grade": "A", ">50k": 2}], "charts": [{}, {}]});
+        let job = Uuid::nil();
         assert_eq!(
-            text(&result),
-            "note  a\\u{1b}[2J\nrows  1,000\n\ngrades\ngrade  >50k\nA         2\n\n2 charts: draw them with --html"
+            text(&result, job),
+            format!(
+                "note  a\\u{{1b}}[2J\nrows  1,000\n\ngrades\ngrade  >50k\nA         2\n\n2 charts besides, drawn by \
+                 `fanfold result {job} --html --out FILE`"
+            )
         );
-        assert_eq!(text(&json!("ok")), "ok");
+        let one = text(&json!({"charts": [{}]}), job);
+        assert!(
+            one.ends_with(&format!("a chart besides, drawn by `fanfold result {job} --html --out FILE`")),
+            "{one}"
+        );
+        assert_eq!(text(&json!("ok"), job), "ok");
     }
 
     #[test]
     fn what_is_not_shown_is_counted() {
         let named: serde_json::Map<_, _> = (0..ROWS_SHOWN + 3).map(|n| (format!("n{n}"), json!(n))).collect();
-        let shown = text(&json!({"named": named, "rows": vec![7; ROWS_SHOWN + 2]}));
+        let shown = text(&json!({"named": named, "rows": vec![7; ROWS_SHOWN + 2]}), Uuid::nil());
         assert!(shown.contains("\nand 3 more values; see them with --output json\n\nrows\n"), "{shown}");
         assert!(shown.ends_with(" 7\nand 2 more rows; see them with --output json"), "{shown}");
         assert_eq!(shown.lines().count(), 2 * ROWS_SHOWN + 6, "{shown}");

@@ -84,7 +84,7 @@ async fn succeeded(client: &Client, id: Uuid) -> Result<JobView> {
 
 fn table(found: &Found) -> Result<String> {
     let value: Value = serde_json::from_str(found.json.get())?;
-    Ok(if found.job.gives_tables() { tables(&value) } else { report::text(&value) })
+    Ok(if found.job.gives_tables() { tables(&value) } else { report::text(&value, found.job.id) })
 }
 
 /// What a manifest names.
