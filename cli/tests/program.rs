@@ -73,6 +73,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["invoke", "f", "--endpoint", "127.0.0.1:7070"], 2, "http://");
     here.check(&["functions", "ls", "--token", "a\nb"], 2, "a token that fits into a header");
     here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
+    here.check(&["job", "run", "score@prod"], 2, "by --function score@prod --input");
     here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
     std::fs::create_dir(here.path().join("band")).unwrap();
     std::fs::write(here.path().join("band/job.toml"), "function = \"band\"\n").unwrap();

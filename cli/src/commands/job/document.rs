@@ -4,7 +4,7 @@
 //! Everything that can be checked here is, with the platform's own rules, so
 //! that a typing mistake costs no round trip and shows its line.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use fanfold_protocol::{
     filter::{Filter, Position},
@@ -80,6 +80,9 @@ fn of_file(path: &Path) -> Result<JobDocument> {
         let error = Error::usage(format!("expected a job as TOML in {name}, found: {cause}"));
         match path.join("job.toml") {
             within if within.is_file() => error.help(format!("did you mean {}?", within.display())),
+            _ if cause.kind() == ErrorKind::NotFound && name.parse::<FunctionRef>().is_ok() => {
+                error.help(format!("a function is run by --function {name} --input URI"))
+            }
             _ => error,
         }
     })?;
