@@ -220,8 +220,8 @@ fn unauthorized(found: &str) -> Problem {
     Problem::new(
         ErrorKind::Unauthorized,
         format!(
-            "expected the token or the signature of this trigger, found {found}; set what `fanfold trigger add` \
-             showed, or make a new one with `fanfold trigger add --rotate`"
+            "expected the token of this trigger, or a signature where its `auth` is \"signature\", found {found}; set \
+             what `fanfold trigger add` showed, or make a new one with `fanfold trigger add NAME FILE --rotate`"
         ),
     )
 }
@@ -288,9 +288,14 @@ mod tests {
         assert!(!found(now, sign(now, "body"), "bodx"));
         assert!(!found(now, sign(now - 1, "body"), "body"));
         assert!(!found(now, "sha256=zz".into(), "body"));
-        // The secret itself is no token.
+        // The secret itself is no token, and a sender without signatures is told which triggers want them.
         let bearer = headers(&[(header::AUTHORIZATION, format!("Bearer {}", token.reveal()))]);
-        assert!(check(&[], Some(&trigger), &bearer, NOW).is_err());
+        let Err(refused) = check(&[], Some(&trigger), &bearer, NOW) else { panic!("it is no token") };
+        assert!(
+            refused.detail.contains("where its `auth` is \"signature\", found another"),
+            "{}",
+            refused.detail
+        );
     }
 
     /// A signature by no key at all must not do for a trigger that knows none, nor for none.
