@@ -227,11 +227,14 @@ impl Store {
     /// How the client is to reach it.
     pub fn build(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
         let (access, secret) = mistakes.key_pair("store.credentials", &self.credentials)?;
-        Some(StoreConfig {
+        let config = StoreConfig {
             endpoint: self.endpoint.clone(),
             path_style: self.path_style.unwrap_or(self.endpoint.is_some()),
             ..StoreConfig::new(self.region.clone(), Credentials::new(access, secret))
-        })
+        };
+        let wrong = config.mistakes();
+        wrong.iter().for_each(|mistake| mistakes.note("store", mistake));
+        wrong.is_empty().then_some(config)
     }
 }
 
@@ -573,6 +576,25 @@ mod tests {
         check(Some("1m"), Ok(60_000));
         check(Some("99ms"), Err(&format!("{bounds}99ms; correct it")));
         check(Some("2m"), Err(&format!("{bounds}120s; correct it")));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_store_s_keys_is_a_mistake_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = dir.path().join("credentials");
+        std::fs::write(&credentials, "key\nsecret\n").unwrap();
+        let check = |keys: &str, expected: &[&str]| {
+            let store: Store = toml::from_str(&format!("{keys}\ncredentials = {credentials:?}")).unwrap();
+            let mut mistakes = Mistakes::default();
+            assert_eq!(store.build(&mut mistakes).is_some(), expected.is_empty(), "{keys}");
+            assert_eq!(mistakes.all(), expected, "{keys}");
+        };
+        check("", &[]);
+        check("endpoint = \"http://127.0.0.1:7071\"", &[]);
+        let form = "store: endpoint must be http://host:port or https://host, found \"127.0.0.1:7071\"";
+        check("endpoint = \"127.0.0.1:7071\"", &[form]);
+        let region = "store: region must be set, found none; `us-east-1` suits most stores of one's own";
+        check("region = \"\"", &[region]);
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl StoreConfig {
         }
     }
 
-    /// The SDK's configuration, all mistakes reported together.
-    pub(super) fn build(&self) -> Result<Builder> {
+    /// What is wrong with it by itself, whatever the store is like.
+    pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.region.is_empty() {
             mistakes.push(
@@ -91,15 +91,21 @@ impl StoreConfig {
         if self.attempts_max == 0 {
             mistakes.push("attempts_max must be at least 1, found 0".to_owned());
         }
-        let scheme = self.endpoint.as_deref().map_or("https", |e| e.split("://").next().unwrap_or(e));
         if let Some(endpoint) = &self.endpoint
             && !valid_endpoint(endpoint)
         {
             mistakes.push(format!("endpoint must be http://host:port or https://host, found {endpoint:?}"));
         }
+        mistakes
+    }
+
+    /// The SDK's configuration, all mistakes reported together.
+    pub(super) fn build(&self) -> Result<Builder> {
+        let mistakes = self.mistakes();
         let (Some(credentials), true) = (&self.credentials, mistakes.is_empty()) else {
             return Err(Error::Config(mistakes.join("; ")));
         };
+        let scheme = self.endpoint.as_deref().map_or("https", |e| e.split("://").next().unwrap_or(e));
         let http = self.server.as_ref().map_or_else(|| http_client(scheme), Server::http_client);
         Ok(self.builder(credentials, http))
     }
