@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    place::{Side, content_type, folder, object, side, target_file, target_object, under},
+    place::{Side, content_type, folder, object, of_stream, side, target_file, target_object, under},
     tally::Tally,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
             differ(named_like(&from, &to)? == from, &from)
         }
         (Side::Object(_), _, false) => object(from).map(drop),
-        (Side::Stream, Side::Object(_), false) => object(to).map(drop),
+        (Side::Stream, Side::Object(_), false) => of_stream(to).map(drop),
         _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
     }
 }

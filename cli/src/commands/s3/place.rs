@@ -41,15 +41,24 @@ pub fn folder(place: &ObjectUri) -> Result<ObjectUri> {
     if is_folder { Ok(place.clone()) } else { Ok(place.join("/")?) }
 }
 
-/// One object.
+/// One object, where all in a folder could be meant.
 pub fn object(text: &str) -> Result<ObjectUri> {
+    named(text, "say --recursive for all in a folder")
+}
+
+/// The object that a stream becomes.
+pub fn of_stream(text: &str) -> Result<ObjectUri> {
+    named(text, "a stream has no name, so give the whole key")
+}
+
+fn named(text: &str, otherwise: &str) -> Result<ObjectUri> {
     let uri = prefix(text)?;
     if uri.key().is_empty() || uri.key().ends_with('/') {
         return Err(Error::usage(format!(
             "expected an object such as s3://{}/key, found {text}",
             uri.bucket()
         ))
-        .help("say --recursive for all in a folder"));
+        .help(otherwise));
     }
     Ok(uri)
 }
@@ -117,6 +126,13 @@ mod tests {
         assert!(
             object("s3://bank/").is_err() && object("s3://bank/a/").is_err() && object("s3://bank/a").is_ok()
         );
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_what_to_do() {
+        assert!(object("s3://bank/a/").unwrap_err().advice().contains("--recursive"));
+        assert!(of_stream("s3://bank/a/").unwrap_err().advice().contains("the whole key"));
+        assert_eq!(of_stream("s3://bank/a").unwrap(), uri("s3://bank/a"));
     }
 
     #[test]
