@@ -127,7 +127,7 @@ pub(crate) fn bound_head(request: &Request) -> Answer<()> {
 }
 
 /// Refuses a head that a proxy before this may read otherwise than is read here: one of HTTP/1.1 with
-/// no host or several (RFC 9112, 3.2), and a body in codings that nobody undoes (6.1).
+/// no host, several, or what is none (RFC 9112, 3.2), and a body in codings that nobody undoes (6.1).
 fn framed(request: &Request) -> Answer<()> {
     let (headers, version) = (request.headers(), request.version());
     let hosts = headers.get_all(header::HOST).iter().count();
@@ -136,6 +136,15 @@ fn framed(request: &Request) -> Answer<()> {
             ErrorKind::InvalidRequest,
             format!(
                 "expected the header Host once, found it {hosts} times; send the name of this server in it"
+            ),
+        ));
+    }
+    if let Some(host) = headers.get(header::HOST).filter(|host| !is_host(host.as_bytes())) {
+        return Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "expected the name of this server in the header Host, with a port if need be, found {host:?}; \
+                 leave everything else out"
             ),
         ));
     }
@@ -151,6 +160,12 @@ fn framed(request: &Request) -> Answer<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a text has only what may stand in a host and its port (RFC 3986, 3.2.2), that of IPv6 with a zone
+/// among them. Who has none to name sends none (RFC 9110, 7.2).
+fn is_host(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte))
 }
 
 /// Refuses a query where none is read, in place of overlooking it. Stores send their notifications to

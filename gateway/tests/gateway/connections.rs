@@ -129,7 +129,12 @@ async fn heads_that_others_may_read_otherwise_are_refused() {
     };
     check("GET /v1/jobs HTTP/1.1\r\n", "400", "invalid-request").await;
     check("GET /v1/jobs HTTP/1.1\r\nhost: a\r\nhost: b\r\n", "400", "invalid-request").await;
-    check("GET /v1/jobs HTTP/1.1\r\nhost: a\r\n", "401", "unauthorized").await;
+    for none in ["a b", "a, b", "a/v1/jobs?b", "user:word@a", "http://a", "\u{e9}"] {
+        check(&format!("GET /v1/jobs HTTP/1.1\r\nhost: {none}\r\n"), "400", "invalid-request").await;
+    }
+    for host in ["a", "", "a_b.example:7070", "[::1]:7070", "[fe80::1%25eth0]"] {
+        check(&format!("GET /v1/jobs HTTP/1.1\r\nhost: {host}\r\n"), "401", "unauthorized").await;
+    }
     for codings in ["gzip, chunked", "chunked\r\ntransfer-encoding: chunked"] {
         let packed = format!("POST /v1/jobs HTTP/1.1\r\nhost: a\r\ntransfer-encoding: {codings}\r\n");
         let (_, said) =
