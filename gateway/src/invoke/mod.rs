@@ -179,7 +179,8 @@ fn wants_async(headers: &HeaderMap) -> bool {
     values.flat_map(preferences).any(|preference| preference.eq_ignore_ascii_case("respond-async"))
 }
 
-/// The preferences in a value, without their parameters. A comma within quotes ends none.
+/// The preferences in a value, without their parameters. A comma within quotes ends none, and a value without
+/// a character is none (RFC 7240, 2).
 fn preferences(value: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let ends = move |c: char| {
@@ -191,7 +192,13 @@ fn preferences(value: &str) -> impl Iterator<Item = &str> {
         }
         false
     };
-    value.split(ends).map(|preference| preference.split(';').next().unwrap_or_default().trim())
+    value.split(ends).map(|preference| {
+        let preference = preference.split(';').next().unwrap_or_default().trim();
+        match preference.split_once('=') {
+            Some((name, value)) if matches!(value.trim(), "" | "\"\"") => name.trim_end(),
+            _ => preference,
+        }
+    })
 }
 
 /// Takes the platform's names out of a query; the rest stays as it was written.
@@ -331,8 +338,12 @@ mod tests {
         assert!(wants_async(&headers("wait=10, Respond-Async")));
         assert!(wants_async(&headers("respond-async; x=1")));
         assert!(wants_async(&headers(r#"x="a, \"b", respond-async"#)));
+        for empty in [r#"respond-async="""#, r#"wait=10, respond-async = "" ; x=1"#, "respond-async="] {
+            assert!(wants_async(&headers(empty)), "{empty}");
+        }
         assert!(!wants_async(&headers("wait=10")));
         assert!(!wants_async(&headers("foo; respond-async")));
+        assert!(!wants_async(&headers("respond-async=no")));
         for quoted in [r#"x="a, respond-async, b""#, r#"x="\", respond-async""#, r#"x="a; b, respond-async"#]
         {
             assert!(!wants_async(&headers(quoted)), "{quoted}");
