@@ -14,9 +14,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use utoipa::openapi::{
-    ComponentsBuilder, Content, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr,
-    Required, Response as ApiResponse, ResponseBuilder,
+    ComponentsBuilder, Content, ContentBuilder, InfoBuilder, KnownFormat, ObjectBuilder, OpenApi,
+    OpenApiBuilder, PathItem, Ref, RefOr, Required, Response as ApiResponse, ResponseBuilder, SchemaFormat,
     path::{Operation, Parameter, ParameterIn},
+    schema::{SchemaType, Type},
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -30,9 +31,6 @@ use crate::{
 /// What takes a body and needs none, which their macro cannot say without letting it be `null`.
 const BODY_MAY_BE_LEFT_OUT: [&str; 3] =
     ["/v1/functions/{name}/invoke", "/v1/jobs/{id}/retry", "/v1/triggers/{name}/replay"];
-
-/// Types of bodies that are bytes, which their macro takes for lists of numbers.
-const BYTES: [&str; 3] = ["*/*", "application/octet-stream", "application/wasm"];
 
 /// The head of the document: what all routes share.
 pub(crate) fn empty() -> OpenApiRouter<AppState> {
@@ -74,7 +72,7 @@ pub fn document() -> OpenApi {
             let responses = &mut operation.responses.responses;
             for (status, response) in responses.iter_mut() {
                 let RefOr::T(response) = response else { continue };
-                leave_bytes(response.content.iter_mut());
+                describe_bytes(response.content.iter_mut());
                 if status.starts_with(['4', '5']) && response.content.is_empty() {
                     response.content.extend(refused().content);
                 }
@@ -85,7 +83,7 @@ pub fn document() -> OpenApi {
                 *id = format!("{tag}_{id}");
             }
             if let Some(RefOr::T(body)) = &mut operation.request_body {
-                leave_bytes(body.content.iter_mut());
+                describe_bytes(body.content.iter_mut());
                 if BODY_MAY_BE_LEFT_OUT.contains(&path.as_str()) {
                     body.required = Some(Required::False);
                 }
@@ -95,14 +93,20 @@ pub fn document() -> OpenApi {
     document
 }
 
-/// Says nothing of bytes but their type, as OpenAPI 3.1 has it for what is no JSON.
-fn leave_bytes<'a>(contents: impl Iterator<Item = (&'a String, &'a mut RefOr<Content>)>) {
+/// Describes bodies of bytes, which their macro takes for lists of numbers, and those of any type as anything.
+/// OpenAPI 3.1 would have no schema at all, but programs that make clients leave such a body out.
+fn describe_bytes<'a>(contents: impl Iterator<Item = (&'a String, &'a mut RefOr<Content>)>) {
     for (kind, content) in contents {
-        if let RefOr::T(content) = content
-            && BYTES.contains(&kind.as_str())
-        {
-            content.schema = None;
-        }
+        let RefOr::T(content) = content else { continue };
+        let schema = match kind.as_str() {
+            "*/*" => ObjectBuilder::new().schema_type(SchemaType::AnyValue),
+            "application/wasm" => {
+                let binary = SchemaFormat::KnownFormat(KnownFormat::Binary);
+                ObjectBuilder::new().schema_type(Type::String).format(Some(binary))
+            }
+            _ => continue,
+        };
+        content.schema = Some(schema.build().into());
     }
 }
 

@@ -25,6 +25,7 @@ pub struct LetterQuery {
     /// `next` of the page before.
     page: Option<String>,
     /// Dead letters on a page, at most 100; 50 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
 }
 

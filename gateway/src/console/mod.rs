@@ -67,7 +67,7 @@ pub(crate) async fn page() -> Answer<Response> {
     get, path = "/console/{file}", tag = "service", security(()),
     params(("file" = String, Path, description = "As the page names it", example = "console.js")),
     responses(
-        (status = 200, description = "The file", body = String, content_type = "text/javascript"),
+        (status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css"))),
         (status = 404, description = "No such file")
     )
 )]

@@ -49,6 +49,7 @@ pub struct ListQuery {
     /// `next` of the page before.
     page: Option<String>,
     /// Functions on a page, at most 1,000; as many when absent.
+    #[param(minimum = 1, maximum = 1_000)]
     limit: Option<usize>,
 }
 

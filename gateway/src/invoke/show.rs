@@ -234,7 +234,7 @@ pub(crate) async fn show(
     get, path = "/v1/invocations/{id}/result", tag = "invocations",
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
-        (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "*/*"),
         (status = 404, description = "No such invocation"),
         (status = 409, description = "It has not ended"),
         (status = 500, description = "The function failed, or its answer was too large to be kept")
@@ -295,6 +295,7 @@ pub struct LogQuery {
     #[serde(default)]
     follow: bool,
     /// Lines of the past, the newest ones, at most 10,000; 1,000 when absent.
+    #[param(maximum = 10_000)]
     limit: Option<usize>,
 }
 

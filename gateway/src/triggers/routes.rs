@@ -363,7 +363,7 @@ async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Res
 /// Takes a notification of a store for every trigger that acts on it. Answered with 2xx only after it is kept.
 #[utoipa::path(
     post, path = "/v1/events/s3", tag = "triggers",
-    request_body(content = Object, description = "A notification of AWS, MinIO, Ceph or SeaweedFS, bare or in SNS, SQS, EventBridge or CloudEvents"),
+    request_body(content = Value, content_type = "application/json", description = "A notification of AWS, MinIO, Ceph or SeaweedFS, bare or in SNS, SQS, EventBridge or CloudEvents, or a list of such"),
     responses(
         (status = 200, description = "Kept", body = Receipt),
         (status = 400, description = "No notification"),
@@ -389,7 +389,7 @@ pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) ->
         ("X-Fanfold-Timestamp" = Option<String>, Header, description = "Seconds since 1970, when the sender signs"),
         ("X-Fanfold-Signature" = Option<String>, Header, description = "`sha256=` and the HMAC-SHA256 of time, full stop and body")
     ),
-    request_body(content = Object, description = "As for /v1/events/s3"),
+    request_body(content = Value, content_type = "application/json", description = "As for /v1/events/s3"),
     responses(
         (status = 200, description = "Kept", body = Receipt),
         (status = 400, description = "No notification"),

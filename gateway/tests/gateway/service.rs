@@ -159,13 +159,6 @@ async fn the_document_describes_the_whole_contract() {
     ] {
         assert_eq!(document["paths"][path]["post"]["requestBody"]["required"], required, "{path}");
     }
-    // Bodies of bytes are no lists of numbers.
-    let invoke = &document["paths"]["/v1/functions/{name}/invoke"]["post"];
-    let component = &document["paths"]["/v1/functions/{name}/versions"]["post"]["requestBody"];
-    for content in [&invoke["requestBody"], &invoke["responses"]["200"], component] {
-        let kinds = content["content"].as_object().unwrap();
-        assert!(kinds.len() == 1 && kinds.values().all(|kind| kind.get("schema").is_none()), "{kinds:?}");
-    }
     // And they want an id of its own for each operation.
     let paths = document["paths"].as_object().unwrap().values();
     let operations = paths.flat_map(|path| path.as_object().unwrap().values());
@@ -179,6 +172,40 @@ async fn the_document_describes_the_whole_contract() {
     for reference in text.split("\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
         assert!(document["components"]["schemas"][name].is_object(), "{name} is not described");
+    }
+}
+
+/// Of what JSON Schema and OpenAPI allow, such programs understand less.
+#[tokio::test]
+async fn the_document_is_for_programs_that_make_clients() {
+    let service = start().await;
+    let document = service.get("/v1/openapi.json").await.json();
+    // Bodies of bytes are no lists of numbers, and are left out by such programs where they have no schema.
+    let paths = &document["paths"];
+    let invoke = &paths["/v1/functions/{name}/invoke"]["post"];
+    let component = &paths["/v1/functions/{name}/versions"]["post"]["requestBody"];
+    let anything = json!({"*/*": {"schema": {}}});
+    let binary = json!({"application/wasm": {"schema": {"type": "string", "format": "binary"}}});
+    for (described, expected) in [
+        (&invoke["requestBody"], &anything),
+        (&invoke["responses"]["200"], &anything),
+        (&paths["/v1/invocations/{id}/result"]["get"]["responses"]["200"], &anything),
+        (component, &binary),
+    ] {
+        assert_eq!(&described["content"], expected);
+    }
+    let file = &paths["/console/{file}"]["get"]["responses"]["200"]["content"];
+    assert!(file["text/css"].is_object() && file["text/javascript"].is_object(), "{file}");
+    let range = &document["components"]["schemas"]["JobView"]["properties"]["eta_range_ms"];
+    assert_eq!((&range["minItems"], &range["maxItems"]), (&json!(2), &json!(2)), "{range}");
+    assert_eq!(range["items"]["type"], "integer", "{range}");
+    // Notifications may be lists as well.
+    let notification = &paths["/v1/events/s3"]["post"]["requestBody"]["content"]["application/json"];
+    assert_eq!(notification["schema"], json!({}));
+    for (path, most) in [("/v1/functions", 1_000), ("/v1/jobs", 1_000), ("/v1/invocations", 100)] {
+        let parameters = paths[path]["get"]["parameters"].as_array().unwrap();
+        let limit = parameters.iter().find(|one| one["name"] == "limit").unwrap();
+        assert_eq!((&limit["schema"]["minimum"], &limit["schema"]["maximum"]), (&json!(1), &json!(most)));
     }
 }
 

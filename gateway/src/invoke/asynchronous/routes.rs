@@ -95,6 +95,7 @@ pub struct LiveQuery {
     /// `next` of the page before.
     page: Option<String>,
     /// Invocations on a page, at most 100; 50 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
 }
 

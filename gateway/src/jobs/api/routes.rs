@@ -62,6 +62,7 @@ pub struct ListQuery {
     /// `next` of the page before.
     page: Option<String>,
     /// Jobs on a page, at most 1,000; 50 when absent.
+    #[param(minimum = 1, maximum = 1_000)]
     limit: Option<usize>,
 }
 
@@ -76,6 +77,7 @@ pub struct TaskQuery {
     /// `next` of the page before.
     page: Option<String>,
     /// Tasks on a page, at most 1,000; 50 when absent.
+    #[param(minimum = 1, maximum = 1_000)]
     limit: Option<usize>,
 }
 

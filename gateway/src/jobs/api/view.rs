@@ -61,6 +61,7 @@ pub struct JobView {
     pub eta_ms: Option<u64>,
     /// Between which it mostly lies, ms: from, to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<u64>>, min_items = 2, max_items = 2)]
     pub eta_range_ms: Option<(u64, u64)>,
     /// The leases that have been worked on the longest, longest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
