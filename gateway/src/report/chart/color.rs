@@ -66,7 +66,7 @@ pub fn ramp_over(channel: &Channel, values: &[&Value]) -> Colors {
     let [from, to] = channel.ends;
     let (low, high) = (from.map_or(low, held), to.map_or(high, held));
     // One value stands in the middle; the room around it has to be more than its last digit.
-    let room = (if moments { DAY_MS } else { 1.0_f64 }).max(low.abs() * 1e-9);
+    let room = (if moments { 2.0 * DAY_MS } else { 1.0_f64 }).max(low.abs() * 1e-9);
     let (from, to) = match low.partial_cmp(&high) {
         Some(Ordering::Less) => (low, high),
         // So does an end beyond which all values are.

@@ -9,13 +9,44 @@ use fanfold_protocol::time::Timestamp;
 /// What is beyond counts something else, such as nanoseconds.
 pub const MS_MAX: f64 = 8.64e15;
 
-const MINUTE_MS: f64 = 60_000.0;
+const SECOND_MS: f64 = 1_000.0;
+const MINUTE_MS: f64 = 60.0 * SECOND_MS;
 const HOUR_MS: f64 = 60.0 * MINUTE_MS;
 /// A day.
 pub const DAY_MS: f64 = 24.0 * HOUR_MS;
 /// After so many days dates come again, in a year that is larger by [`CYCLE_YEARS`].
 const CYCLE_DAYS: i64 = 146_097;
 const CYCLE_YEARS: i64 = 400;
+/// Steps between ticks that are all of one length.
+const STEPS_MS: [f64; 27] = [
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    50.0,
+    100.0,
+    200.0,
+    500.0,
+    SECOND_MS,
+    2.0 * SECOND_MS,
+    5.0 * SECOND_MS,
+    15.0 * SECOND_MS,
+    30.0 * SECOND_MS,
+    MINUTE_MS,
+    2.0 * MINUTE_MS,
+    5.0 * MINUTE_MS,
+    15.0 * MINUTE_MS,
+    30.0 * MINUTE_MS,
+    HOUR_MS,
+    3.0 * HOUR_MS,
+    6.0 * HOUR_MS,
+    8.0 * HOUR_MS,
+    DAY_MS,
+    2.0 * DAY_MS,
+    7.0 * DAY_MS,
+    14.0 * DAY_MS,
+];
 
 /// Dates and times of ISO 8601, with an offset or as UTC.
 pub fn parse(text: &str) -> Option<f64> {
@@ -79,35 +110,61 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * CYCLE_DAYS + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// A moment on an axis that holds so many milliseconds: its date, or on a short axis the time too.
+/// Months since the year 0 began, of a moment.
+fn month_of(ms: f64) -> i64 {
+    let days = (ms / DAY_MS).floor() as i64 + 719_468;
+    let day_of_era = days.rem_euclid(CYCLE_DAYS);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Years begin with March here.
+    let month = (5 * day_of_year + 2) / 153 + 2;
+    (days.div_euclid(CYCLE_DAYS) * CYCLE_YEARS + year_of_era) * 12 + month
+}
+
+/// When a month begins, by its number since the year 0.
+fn month_begin(month: i64) -> f64 {
+    days_from_civil(month.div_euclid(12), month.rem_euclid(12) + 1, 1) as f64 * DAY_MS
+}
+
+/// A moment on an axis that holds so many milliseconds: its date, or on a short axis the time too,
+/// and on one of minutes the time with what tells its ticks apart.
 pub fn label(ms: f64, span_ms: f64) -> String {
     let ms = ms.clamp(-MS_MAX, MS_MAX).floor() as i64;
     let cycle_ms = CYCLE_DAYS * DAY_MS as i64;
     let text = Timestamp(ms.rem_euclid(cycle_ms).unsigned_abs()).to_string();
     let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
-    if span_ms < 2.0 * DAY_MS {
-        return format!("{} {}", part(5, 10), part(11, 16));
+    match span_ms {
+        span if span < 5.0 * SECOND_MS => return part(11, 23).to_owned(),
+        span if span < 5.0 * MINUTE_MS => return part(11, 19).to_owned(),
+        span if span < 3.0 * DAY_MS => return format!("{} {}", part(5, 10), part(11, 16)),
+        _ => {}
     }
     let year = part(0, 4).parse::<i64>().unwrap_or_default() + CYCLE_YEARS * ms.div_euclid(cycle_ms);
     let width = 4 + usize::from(year < 0);
     format!("{year:0width$}{}", part(4, 10))
 }
 
-/// The shortest step between ticks that is at least so long, if years are long enough.
-pub fn step(least_ms: f64) -> Option<f64> {
-    let steps = [
-        MINUTE_MS,
-        5.0 * MINUTE_MS,
-        30.0 * MINUTE_MS,
-        HOUR_MS,
-        6.0 * HOUR_MS,
-        DAY_MS,
-        7.0 * DAY_MS,
-        30.0 * DAY_MS,
-        90.0 * DAY_MS,
-        365.25 * DAY_MS,
-    ];
-    steps.into_iter().find(|step| *step >= least_ms)
+/// Ticks from one moment to another that are at least so far apart: at full parts of a day, at days,
+/// or where months and years begin.
+pub fn ticks(from: f64, to: f64, least_ms: f64) -> Vec<f64> {
+    let (from, to) = (from.clamp(-MS_MAX, MS_MAX), to.clamp(-MS_MAX, MS_MAX));
+    if let Some(step) = STEPS_MS.into_iter().find(|step| *step >= least_ms) {
+        let (first, last) = ((from / step).ceil() as i64, (to / step).floor() as i64);
+        return (first..=last).map(|n| n as f64 * step).collect();
+    }
+    let months = months(least_ms);
+    let (first, last) = (month_of(from).div_euclid(months), month_of(to).div_euclid(months));
+    let begins = (first..=last).map(|n| month_begin(n * months));
+    begins.filter(|tick| (from..=to).contains(tick)).collect()
+}
+
+/// The fewest months that are at least so long: parts of a year, or 1, 2 or 5 times a power of ten of years.
+fn months(least_ms: f64) -> i64 {
+    // A month may be as short as February.
+    let least = (least_ms.min(MS_MAX) / (28.0 * DAY_MS)).ceil() as i64;
+    let powers = (0..7).map(|power| 10_i64.pow(power));
+    let years = powers.flat_map(|power| [1, 2, 5].map(|factor| 12 * factor * power));
+    [1, 3, 6].into_iter().chain(years).find(|months| *months >= least).unwrap_or(12_000_000)
 }
 
 #[cfg(test)]
@@ -166,11 +223,49 @@ mod tests {
     }
 
     #[test]
-    fn steps_suit_the_axis() {
-        assert_eq!(
-            (step(1.0), step(DAY_MS), step(8.0 * DAY_MS)),
-            (Some(MINUTE_MS), Some(DAY_MS), Some(30.0 * DAY_MS))
+    fn ticks_suit_the_axis() {
+        let check = |from: &str, to: &str, expected: &[&str]| {
+            let (from, to) = (parse(from).unwrap(), parse(to).unwrap());
+            let ticks = ticks(from, to, (to - from) / 7.0);
+            let labels: Vec<_> = ticks.into_iter().map(|tick| label(tick, to - from)).collect();
+            assert_eq!(labels, expected);
+        };
+        check(
+            "2026-01-01T00:00:00.1Z",
+            "2026-01-01T00:00:00.3Z",
+            &["00:00:00.100", "00:00:00.150", "00:00:00.200", "00:00:00.250", "00:00:00.300"],
         );
-        assert_eq!(step(1e300), None);
+        check(
+            "2026-01-01T00:00:51",
+            "2026-01-01T00:01:11",
+            &["00:00:55", "00:01:00", "00:01:05", "00:01:10"],
+        );
+        check(
+            "2026-01-01T00:00",
+            "2026-01-02T00:00",
+            &["01-01 00:00", "01-01 06:00", "01-01 12:00", "01-01 18:00", "01-02 00:00"],
+        );
+        check("2026-02-28", "2026-03-02T12:00", &["02-28 00:00", "03-01 00:00", "03-02 00:00"]);
+        check(
+            "2026-02-27",
+            "2026-03-03",
+            &["2026-02-27", "2026-02-28", "2026-03-01", "2026-03-02", "2026-03-03"],
+        );
+        check("2026-01-31", "2026-12-31", &["2026-04-01", "2026-07-01", "2026-10-01"]);
+        check("2020-01-01", "2026-12-31", &["2020-01-01", "2022-01-01", "2024-01-01", "2026-01-01"]);
+        check(
+            "0000-01-01",
+            "9999-12-31",
+            &["0000-01-01", "2000-01-01", "4000-01-01", "6000-01-01", "8000-01-01"],
+        );
+        // Where there is no moment at all, and where there are most.
+        assert_eq!(ticks(1.5, 1.5, 0.0), Vec::<f64>::new());
+        let all = ticks(-1e300, 1e300, 1e300);
+        assert!((1..9).contains(&all.len()), "{all:?}");
+        assert_eq!((month_of(-1.0), month_of(0.0)), (1_970 * 12 - 1, 1_970 * 12));
+        for month in [-3_200_000, -1, 0, 1, 2, 24_001, 24_002, 3_300_000] {
+            assert_eq!(month_of(month_begin(month)), month);
+            assert_eq!(month_of(month_begin(month) - 1.0), month - 1);
+        }
     }
 }

@@ -113,16 +113,23 @@ impl Line {
         };
         if low >= high {
             // One value: some room on both sides of it.
-            let room = if low == 0.0 { 1.0 } else { low.abs() * 0.5 };
+            let room = match low.abs() {
+                size if wish.moments => (2.0 * moment::DAY_MS).max(size * 1e-9),
+                0.0 => 1.0,
+                size => size * 0.5,
+            };
             (low, high) = if log { (low / 10.0, low * 10.0) } else { (low - room, high + room) };
         }
-        let of_moments = wish.moments.then(|| moment::step((high - low) / (TICKS + 1.0))).flatten();
-        let step = of_moments.unwrap_or_else(|| step(low, high));
+        let step = step(low, high);
         let (mut from, mut to) = (low, high);
         if !wish.exact && !wish.moments && !log {
             (from, to) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
         }
-        let ticks = if log { log_ticks(low, high) } else { ticks(from, to, step) };
+        let ticks = match (log, wish.moments) {
+            (true, _) => log_ticks(low, high),
+            (_, true) => moment::ticks(from, to, (high - low) / (TICKS + 1.0)),
+            _ => ticks(from, to, step),
+        };
         Self { from, to, ticks, log, moments: wish.moments, length, flipped: wish.flipped }
     }
 
@@ -130,7 +137,7 @@ impl Line {
     pub fn at(&self, value: f64) -> f64 {
         let value = held(value);
         let share = match self.log {
-            true => (value.max(f64::MIN_POSITIVE).ln() - self.from.ln()) / (self.to.ln() - self.from.ln()),
+            true => (value.max(1.0 / AMOUNT_MAX).ln() - self.from.ln()) / (self.to.ln() - self.from.ln()),
             false => (value - self.from) / (self.to - self.from),
         };
         self.length * if self.flipped { 1.0 - share } else { share }
@@ -336,8 +343,12 @@ mod tests {
         assert_eq!((line.at(0.0), line.at(10.0), line.base()), (200.0, 0.0, 200.0));
         let log = Line::new(1.0, 100.0, 100.0, Wish { log: true, ..Wish::default() });
         assert!((log.at(10.0) - 50.0).abs() < 1e-9);
+        let wide = Line::new(5e-324, 1e9, 100.0, Wish { log: true, ..Wish::default() });
+        assert_eq!(wide.at(5e-324), 0.0);
         let one = Line::new(5.0, 5.0, 100.0, Wish::default());
         assert!((0.0..=100.0).contains(&one.at(5.0)));
+        let day = Line::new(1.7e12, 1.7e12, 100.0, Wish { moments: true, ..Wish::default() });
+        assert_eq!((day.at(1.7e12), day.at(1.7e12 + 2.0 * moment::DAY_MS)), (50.0, 100.0));
         let bands = Bands::new(names(json!(["a", "b"])), 100.0);
         assert_eq!(bands.cell(&json!("b")), Some((50.0, 50.0)));
         assert_eq!(bands.band(&json!("c")), None);
