@@ -99,7 +99,8 @@ impl Pen<'_> {
             (Some(one), Some(two), Some(scale)) => {
                 let (from, to) = (scale.center(one.of(row)?)?, scale.center(two.of(row)?)?);
                 let space = if gap { 0.5_f64.min((to - from).abs() / 4.0) } else { 0.0 };
-                Some((from.min(to) + space, (to - from).abs() - 2.0 * space))
+                // What begins and ends at one place is there, however narrow.
+                Some((from.min(to) + space, ((to - from).abs() - 2.0 * space).max(1.0)))
             }
             (Some(one), None, Some(scale)) => {
                 let width = (self.length(axis) / (self.layer.rows.len() as f64 + 1.0) * 0.6).clamp(1.0, 18.0);

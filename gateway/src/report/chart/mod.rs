@@ -36,7 +36,7 @@ pub fn render(spec: &Value) -> Result<String, Unsupported> {
     svg.end_group();
     let (width, height) =
         (margins.left + plot.width + margins.right, margins.top + plot.height + margins.bottom);
-    Ok(svg.finish(width, height, chart.title.as_deref().unwrap_or("chart")))
+    Ok(svg.finish(width, height, chart.title.as_deref().map_or("chart", spec::shortened)))
 }
 
 #[cfg(test)]
@@ -73,6 +73,9 @@ mod tests {
         let histogram =
             draw(json!("bar"), json!({"x": {"field": "a", "bin": "binned"}, "x2": {"field": "b"}, "y": n}));
         assert_eq!(count(&histogram, "rect"), 2);
+        let narrow =
+            draw(json!("bar"), json!({"x": {"field": "a", "bin": "binned"}, "x2": {"field": "a"}, "y": n}));
+        assert_eq!(narrow.matches(" width=\"1\"").count(), 2, "{narrow}");
         let time = json!({"field": "t", "type": "temporal"});
         let lines = draw(json!({"type": "line", "point": true}), json!({"x": time, "y": n, "color": series}));
         assert_eq!((count(&lines, "path"), count(&lines, "circle"), count(&lines, "rect")), (2, 2, 2));

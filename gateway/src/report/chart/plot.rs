@@ -182,7 +182,9 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Result<Line,
             (from, from.max(1.0))
         }
         // The smallest bar has a length as well: it begins at the power of ten below it.
-        None if log && measured => (10_f64.powf((least.log10() - 1.0).ceil()).max(f64::MIN_POSITIVE), most),
+        None if log && measured => {
+            (10_f64.powf((least.log10() - 1.0).ceil()).max(f64::MIN_POSITIVE).min(most), most)
+        }
         None if zero && first.ends != [None; 2] => (least.min(0.0), most.max(0.0)),
         None => (least, most),
     };
@@ -326,6 +328,14 @@ mod tests {
         let mut sorted: Vec<&Value> = mixed.iter().collect();
         sorted.sort_by(|a, b| compare(a, b));
         assert_eq!(json!(sorted), json!([1.5, 2, 10, "1x", "b"]));
+    }
+
+    #[test]
+    fn the_smallest_bars_of_all_have_a_logarithmic_scale() {
+        let log = json!({"field": "n", "type": "quantitative", "scale": {"type": "log"}});
+        let values = json!([{"n": 5e-324}]);
+        let bars = json!({"mark": "bar", "data": {"values": values}, "encoding": {"y": log}});
+        assert_eq!(lay_out(&read(&bars).unwrap()).err().map(|error| error.to_string()), None);
     }
 
     #[test]
