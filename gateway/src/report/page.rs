@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     chart,
-    chart::svg::escape,
+    chart::svg::{escape, is_out_of_place},
     outline::{Body, CELLS_MAX, CHARTS, Cell, sections_within},
 };
 
@@ -92,31 +92,37 @@ fn figure(page: &mut String, index: usize, spec: &Value, room: &mut usize) {
     if !description.is_empty() {
         let _ = write!(page, "\n<figcaption>{}</figcaption>", escape(description));
     }
-    // In a script element only `<` could end the text; JSON can do without it.
     let _ = write!(page, "\n<script type=\"application/json\" class=\"vega-lite\">{}</script>", json(spec));
     page.push_str("\n</figure>\n");
 }
 
+/// A specification within a script element, which only `<` could end, and where no more characters may stand
+/// than elsewhere on the page. JSON can do without either: they are within texts, where escapes are the same.
 fn json(spec: &Value) -> String {
-    spec.to_string().replace('<', "\\u003c")
+    let mut text = String::new();
+    for letter in spec.to_string().chars() {
+        match letter {
+            letter if letter == '<' || is_out_of_place(letter) => {
+                for half in letter.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string does not fail.
+                    let _ = write!(text, "\\u{half:04x}");
+                }
+            }
+            letter => text.push(letter),
+        }
+    }
+    text
 }
 
 /// The data of a chart that asks for more than is drawn here.
 fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported, room: &mut usize) {
-    let title = match spec.get("title") {
-        Some(Value::String(title)) => title.clone(),
-        Some(Value::Object(title)) => {
-            title.get("text").and_then(Value::as_str).unwrap_or_default().to_owned()
-        }
-        _ => String::new(),
-    };
-    let _ = write!(
-        page,
-        "<h2>{}</h2>\n<p class=\"why\">Its data, because {}.</p>\n",
-        escape(&title),
-        escape(&why.to_string())
-    );
-    if let Some(values) = spec.pointer("/data/values") {
+    let title = chart::spec::title(spec.get("title")).unwrap_or_default();
+    if !title.is_empty() {
+        let _ = writeln!(page, "<h2>{}</h2>", escape(&title));
+    }
+    let _ = writeln!(page, "<p class=\"why\">Its data, because {}.</p>", escape(&why.to_string()));
+    let layers = spec.get("layer").and_then(Value::as_array).into_iter().flatten();
+    for values in std::iter::once(spec).chain(layers).filter_map(|view| view.pointer("/data/values")) {
         sections_within(values, room).iter().for_each(|section| body(page, &section.body));
     }
 }
@@ -179,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn no_character_of_a_page_is_out_of_place() {
+        let (odd, named) = ("<\u{7f}\u{9b}\u{ffff}\u{1fffe}", "A\u{fdd0}");
+        let chart = json!({"title": odd, "mark": "tick", "data": {"values": [{odd: odd}]}, "encoding": {}});
+        let facts = Facts { title: named.to_owned(), pairs: vec![(named.to_owned(), named.to_owned())] };
+        let page = html(&facts, &json!({"charts": [chart], odd: {odd: [odd]}}));
+        assert_eq!(page.chars().find(|c| is_out_of_place(*c)), None);
+        assert!(page.contains(r#""title":"\u003c\u007f\u009b\uffff\ud83f\udffe""#), "{page}");
+    }
+
+    #[test]
     fn what_a_page_leaves_out_is_counted() {
         let named: serde_json::Map<_, _> = (0..5_003).map(|n| (format!("n{n}"), json!(n))).collect();
         let page = html(&Facts::default(), &json!({"named": named, "rows": vec![1; 5_002]}));
@@ -205,6 +221,12 @@ mod tests {
             page.contains("the mark &quot;geoshape&quot; is not drawn here")
                 && page.contains("<td>north</td>")
         );
+        let layer = |text: &str| json!({"mark": "geoshape", "data": {"values": [{"where": text}]}});
+        let layers = json!({"charts": [{"title": ["Two", "maps"], "layer": [layer("east"), layer("west")]}]});
+        let layered = html(&Facts::default(), &layers);
+        for held in ["<h2>Two maps</h2>", "<td>east</td>", "<td>west</td>"] {
+            assert!(layered.contains(held), "{layered}");
+        }
         let specification = page
             .split("class=\"vega-lite\">")
             .nth(1)

@@ -137,12 +137,18 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // Most control characters cannot stand in XML at all.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => escaped.push('\u{fffd}'),
+            c if is_out_of_place(c) => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }
     escaped
+}
+
+/// Whether a character must not stand in HTML, or not in XML: most that control, and code points that are
+/// set aside as no characters.
+pub fn is_out_of_place(c: char) -> bool {
+    let set_aside = matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe;
+    set_aside || c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 #[cfg(test)]
@@ -157,6 +163,10 @@ mod tests {
         let text = svg.finish(10.0, 20.5, "a\"b");
         assert!(text.contains("<title>&lt;b&gt;&amp;\u{fffd}</title></rect><rect y=\"0.13\"/>"), "{text}");
         assert!(!text.contains("<script>") && text.contains("aria-label=\"a&quot;b\""), "{text}");
+        assert_eq!(
+            escape("a\n\u{7f}\u{fdd0}\u{fffe}\u{1ffff}\u{fffd}é😀"),
+            "a\n\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}é😀"
+        );
         assert_eq!(path(&[(0.0, 1.5), (-0.001, 2.0)]), "M0 1.5L0 2");
     }
 }
