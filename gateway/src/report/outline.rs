@@ -259,8 +259,7 @@ fn six_digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         size if !(1e-4..1e15).contains(&size) => scientific(value, 5),
-        size if size >= 1e9 => grouped(&trimmed(value, 0)),
-        size => trimmed(value, (5 - size.log10().floor() as i32).clamp(0, 9) as usize),
+        size => grouped(&trimmed(value, (5 - size.log10().floor() as i32).clamp(0, 9) as usize)),
     }
 }
 
@@ -357,10 +356,12 @@ mod tests {
         check(0.0, "0");
         check(0.123456789, "0.123457");
         check(-1234.5678, "-1234.57");
-        check(1234567.0, "1234567");
+        check(12_345.678, "12,345.7");
+        check(1234567.0, "1,234,567");
+        check(999_999.5, "1,000,000");
         check(1e-9, "1e-9");
         check(0.000_012_345_67, "1.23457e-5");
-        check(999_999_999.0, "999999999");
+        check(999_999_999.5, "1,000,000,000");
         check(1_234_567_890.75, "1,234,567,891");
         check(-1e9, "-1,000,000,000");
         check(123_456_789_012_345.0, "123,456,789,012,345");
