@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use fanfold_protocol::invocation::Progress;
 pub use fanfold_protocol::shown::{bytes, count, moment, span_ms, span_us};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -120,7 +120,24 @@ pub fn json_text(text: &str) -> Result<()> {
 /// Columns with a head.
 pub struct Table {
     inner: comfy_table::Table,
+    columns: Vec<Column>,
 }
+
+/// A column of a table as far as it is filled.
+struct Column {
+    number: bool,
+    /// Letters of its longest number, or of its longest word.
+    unbroken: usize,
+    /// Letters of its longest cell.
+    widest: usize,
+}
+
+/// On a terminal longer words are broken, so that others have room; the id of a job is none of them.
+const WORD_MAX: u16 = 40;
+/// Columns with longer cells take what room there is.
+const CELL_MAX: usize = 10_000;
+/// Blanks between two columns.
+const GAP: u16 = 2;
 
 impl Table {
     /// An empty table; a head that begins with `>` stands over numbers, which
@@ -136,34 +153,68 @@ impl Table {
     /// over numbers.
     pub fn under(heads: impl IntoIterator<Item = (String, bool)>) -> Self {
         let (heads, numbers): (Vec<String>, Vec<bool>) = heads.into_iter().unzip();
+        let mut table = Self::plain(&numbers);
+        let heads = table.taken_in(heads);
+        table.inner.set_header(heads);
+        table
+    }
+
+    /// An empty table without a head, of columns of which each holds numbers or not.
+    pub fn plain(numbers: &[bool]) -> Self {
         let mut inner = comfy_table::Table::new();
-        inner.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if !io::stdout().is_terminal() {
-            inner.set_content_arrangement(ContentArrangement::Disabled);
-        }
-        inner.set_header(heads.iter().map(|head| harmless(head)));
-        for (index, number) in numbers.into_iter().enumerate() {
-            if let Some(column) = inner.column_mut(index) {
-                column.set_padding((0, 2));
-                if number {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-        }
-        Self { inner }
+        inner.load_style(presets::NOTHING);
+        let column = |number: &bool| Column { number: *number, unbroken: 0, widest: 0 };
+        Self { inner, columns: numbers.iter().map(column).collect() }
     }
 
     /// Adds a row; cells may hold what others named.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let cell = |cell: S| {
-            let text: String = cell.into();
-            Cell::new(harmless(&text))
-        };
-        self.inner.add_row(cells.into_iter().map(cell));
+        let cells = self.taken_in(cells.into_iter().map(Into::into));
+        self.inner.add_row(cells.into_iter().map(Cell::new));
+    }
+
+    /// The cells without what a terminal would obey, by which the columns know how wide they are.
+    fn taken_in(&mut self, cells: impl IntoIterator<Item = String>) -> Vec<String> {
+        let cells: Vec<_> = cells.into_iter().map(|cell| harmless(&cell)).collect();
+        for (cell, column) in cells.iter().zip(&mut self.columns) {
+            let letters = cell.chars().count();
+            let longest = match column.number {
+                true => letters,
+                false => cell.split_whitespace().map(|word| word.chars().count()).max().unwrap_or_default(),
+            };
+            column.unbroken = column.unbroken.max(longest);
+            column.widest = column.widest.max(letters);
+        }
+        cells
     }
 
     /// The table as text, without blanks at the ends of lines.
-    pub fn text(&self) -> String {
+    pub fn text(self) -> String {
+        let width = if io::stdout().is_terminal() { self.inner.width() } else { None };
+        self.within(width)
+    }
+
+    /// The same within so many letters of a terminal, where that is possible without breaking numbers and words.
+    fn within(mut self, width: Option<u16>) -> String {
+        match width {
+            Some(width) => {
+                self.inner.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            }
+            None => {
+                self.inner.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        for (index, column) in self.columns.iter().enumerate() {
+            let Some(shown) = self.inner.column_mut(index) else { continue };
+            shown.set_padding((0, GAP));
+            if column.number {
+                shown.set_cell_alignment(CellAlignment::Right);
+            }
+            if width.is_some() && column.widest <= CELL_MAX {
+                let unbroken = u16::try_from(column.unbroken).unwrap_or(WORD_MAX).min(WORD_MAX);
+                shown.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(unbroken + GAP)));
+            }
+        }
         self.inner.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 }
@@ -212,6 +263,35 @@ mod tests {
         named.row(["yes", "1"]);
         assert_eq!(named.text(), ">50k  \\u{1b}Über\nyes            1");
         assert_eq!(pairs(&[("id", "7".into()), ("problem", String::new())]), "id  7\n");
+    }
+
+    #[test]
+    fn narrow_terminals_break_no_number_and_no_id() {
+        let id = "01a22f3a-5eeb-7273-97f1-6658ad00cf35";
+        let mut table = Table::new(&["id", "function", ">rows"]);
+        table.row([id, "a function (version 1)", "1,000,000"]);
+        let text = table.within(Some(50));
+        assert!(text.contains(id) && text.contains("1,000,000"), "{text}");
+        assert!(
+            text.lines().count() > 2 && text.lines().all(|line| line.len() <= 36 + 2 + 8 + 2 + 9),
+            "{text}"
+        );
+        // What is longer than any id is broken all the same, and so is a text without an end.
+        for letters in [300, 100_000] {
+            let mut table = Table::plain(&[false, true]);
+            table.row(["x".repeat(letters), "7".to_owned()]);
+            let text = table.within(Some(50));
+            assert!(text.lines().all(|line| line.len() <= 50), "{text}");
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_letters_look() {
+        let mut table = Table::plain(&[false, false]);
+        table.row(["名前", "1"]);
+        table.row(["e\u{301}tat", ""]);
+        table.row(["etat", "2"]);
+        assert_eq!(table.text(), "名前  1\ne\u{301}tat\netat  2");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::output::{Table, harmless, pairs};
+use crate::output::{Table, harmless};
 use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
 
 /// Rows of a table, or pairs, that are shown; the rest is counted.
@@ -35,9 +35,11 @@ fn body(body: &Body) -> String {
             {
                 return harmless(&value.text);
             }
-            let named: Vec<_> =
-                all.iter().take(ROWS_SHOWN).map(|(name, cell)| (name.as_str(), cell.text.clone())).collect();
-            and_more(pairs(&named), all.len() + more - named.len(), "values")
+            // A member without a value is told as well: it may be a mean of nothing.
+            let mut named = Table::plain(&[false, false]);
+            let shown = all.iter().take(ROWS_SHOWN);
+            shown.for_each(|(name, cell)| named.row([name.as_str(), cell.text.as_str()]));
+            and_more(named.text(), all.len().saturating_sub(ROWS_SHOWN) + more, "values")
         }
         Body::Table { heads, rows, more } => table(heads, rows, *more),
     }
@@ -80,6 +82,7 @@ mod tests {
             "{one}"
         );
         assert_eq!(text(&json!("ok"), job), "ok");
+        assert_eq!(text(&json!({"mean": null, "rows": 0, "title": ""}), job), "mean\nrows   0\ntitle");
     }
 
     #[test]
