@@ -114,7 +114,20 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 
 /// The same of JSON that others wrote, of which no digit is changed.
 pub fn json_text(text: &str) -> Result<()> {
-    if io::stdout().is_terminal() { data(&indented(text)) } else { data(text) }
+    if io::stdout().is_terminal() { data(&harmless_json(&indented(text))) } else { data(text) }
+}
+
+/// JSON that others wrote, without what a terminal would obey: the same JSON, in which that is escaped.
+fn harmless_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' => shown.push(letter),
+            letter if commands(letter) => shown.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => shown.push(letter),
+        }
+    }
+    shown
 }
 
 /// Columns with a head.
@@ -292,6 +305,15 @@ mod tests {
         table.row(["e\u{301}tat", ""]);
         table.row(["etat", "2"]);
         assert_eq!(table.text(), "名前  1\ne\u{301}tat\netat  2");
+    }
+
+    #[test]
+    fn json_commands_no_terminal_and_stays_the_same() {
+        let written = "{\n  \"\u{9b}2J\": \"a\u{7f}\u{202e}ä\"\n}";
+        let shown = harmless_json(written);
+        assert_eq!(shown, "{\n  \"\\u009b2J\": \"a\\u007f\\u202eä\"\n}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&shown), read(written));
     }
 
     #[test]
