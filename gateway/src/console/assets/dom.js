@@ -50,11 +50,13 @@ export function problem(found) {
 
 export const count = (number) => Number(number ?? 0).toLocaleString("en-US");
 
+/** As the command line writes them: three digits, and the next unit for what would have four. */
 export function bytes(amount) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let [size, unit] = [Number(amount ?? 0), 0];
-  while (size >= 1024 && unit + 1 < units.length) [size, unit] = [size / 1024, unit + 1];
-  return `${unit === 0 ? size : size.toPrecision(3)} ${units[unit]}`;
+  while (size >= (unit === 0 ? 1024 : 999.5) && unit + 1 < units.length) [size, unit] = [size / 1024, unit + 1];
+  const digits = unit === 0 || size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2;
+  return `${size.toFixed(digits)} ${units[unit]}`;
 }
 
 export function span(ms) {
