@@ -137,18 +137,25 @@ fn words_below(x: &[(f64, String)], turned: bool) -> f64 {
     }
 }
 
+/// The room that y's words and their title take beside a plot.
+fn words_beside(plot: &Plot<'_>, y: &[(f64, String)]) -> f64 {
+    widest(y) + 12.0 + if title(plot, Axis::Y).is_empty() { 0.0 } else { 20.0 }
+}
+
 /// The room that the words around a plot take.
 pub fn margins(plot: &Plot<'_>) -> Margins {
     let ((x, turned), y) = (along_x(plot), along_y(plot));
-    let titled = |axis| if title(plot, axis).is_empty() { 0.0 } else { 20.0 };
+    let titled = if title(plot, Axis::X).is_empty() { 0.0 } else { 20.0 };
+    // Words that are turned end below their place and begin far to the left of it.
+    let begin = |(at, text): &(f64, String)| if turned { width(text) * 0.72 - at } else { 0.0 };
     // The last word of x stands half beyond the plot.
     let last = x.last().map_or(0.0, |(_, text)| width(text) / 2.0 + 4.0);
     let heading = plot.chart.title.as_deref().map_or(0.0, |title| width(&heading(title)) * TITLE_SIZE);
     Margins {
-        left: widest(&y) + 12.0 + titled(Axis::Y),
+        left: x.iter().map(begin).fold(words_beside(plot, &y), f64::max),
         right: legend_width(plot).max(last).max(heading - plot.width),
         top: if plot.chart.title.is_some() { 30.0 } else { 10.0 },
-        bottom: (words_below(&x, turned) + titled(Axis::X) + 4.0).max(legend_height(plot) - plot.height),
+        bottom: (words_below(&x, turned) + titled + 4.0).max(legend_height(plot) - plot.height),
     }
 }
 
@@ -181,7 +188,7 @@ pub fn draw(svg: &mut Svg, plot: &Plot<'_>) {
     let of_x = fitting(&title(plot, Axis::X), width + 2.0 * left.min(right));
     let of_y = fitting(&title(plot, Axis::Y), height + 2.0 * top.min(bottom));
     svg.words(width / 2.0, height + words_below(&x, turned) + 20.0, "name", "middle", &of_x);
-    svg.turned_words(12.0 - left, height / 2.0, -90.0, "name", "middle", &of_y);
+    svg.turned_words(12.0 - words_beside(plot, &y), height / 2.0, -90.0, "name", "middle", &of_y);
     if let Some(title) = &plot.chart.title {
         svg.words(0.0, -12.0, "title", "start", &heading(title));
     }
@@ -312,6 +319,16 @@ mod tests {
             "x": {"field": "a", "type": "nominal"}, "y": {"field": "b", "type": "nominal"},
             "color": {"field": "a", "type": "quantitative"}}});
         assert!(size(&render(&heat).unwrap()).1 >= 134.0);
+    }
+
+    #[test]
+    fn words_that_are_turned_begin_within_the_picture() {
+        let long: Vec<_> = names(9).into_iter().map(|name| name + &"x".repeat(20)).collect();
+        let svg = bars("t", &long, json!({}));
+        let (_, rest) = svg.split_once("<g transform=\"translate(").unwrap();
+        let left: f64 = rest.split(' ').next().unwrap().parse().unwrap();
+        // Of the first one, in the middle of a band of 34 pixels.
+        assert!(left > 22.0 * LETTER * 0.7 - 17.0, "{left}");
     }
 
     #[test]
