@@ -59,6 +59,8 @@ export async function jobOf(signal, put, id) {
       return name === "done" ? "enough" : null;
     });
     if (signal.aborted) return "once";
+    // A listing that is on its way may be of before the end.
+    await listing?.catch(() => {});
     await list();
   }
   if (job.state === "succeeded" && !job.estimate) await report(at, signal, parts.result);
