@@ -168,16 +168,23 @@ struct Read {
 }
 
 impl Cache {
-    /// The tasks of a job, which are read by this unless they are held.
-    async fn get(&self, job: &Uuid, read: impl Future<Output = Result<Read>>) -> Result<Arc<Live>> {
-        let held = self.held(job);
+    /// The tasks of a job, which are read by this unless they are held: of one that has
+    /// `ended`, as they were read since.
+    async fn get(
+        &self,
+        job: &Uuid,
+        ended: bool,
+        read: impl Future<Output = Result<Read>>,
+    ) -> Result<Arc<Live>> {
+        let held = self.held(job, ended);
         held.get_or_try_init(|| read).await.map(|read| Arc::clone(&read.live))
     }
 
-    fn held(&self, job: &Uuid) -> Arc<OnceCell<Read>> {
+    fn held(&self, job: &Uuid, ended: bool) -> Arc<OnceCell<Read>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|held| {
-            held.read.get().and_then(|read| read.stale).is_none_or(|stale| stale > Instant::now())
+            let stale = held.read.get().and_then(|read| read.stale);
+            stale.is_none_or(|stale| stale > Instant::now() && !(ended && held.job == *job))
         });
         if let Some(held) = held.iter().find(|held| held.job == *job) {
             return Arc::clone(&held.read);
@@ -204,8 +211,8 @@ impl Jobs {
     ) -> Result<TaskPage, Problem> {
         let after = after.map(|text| Cursor::parse(text).ok_or_else(|| page::bad(text))).transpose()?;
         // Of a job that was forgotten, its tasks may be held here still.
-        self.get(id).await?;
-        let live = self.progress_of(id).await?;
+        let ended = self.get(id).await?.state.is_terminal();
+        let live = self.progress_of(id, ended).await?;
         let (mut tasks, next, failures) = {
             let progress = live.progress();
             let (mut tasks, next) = page(&progress, state, after, limit);
@@ -231,10 +238,12 @@ impl Jobs {
         Ok(TaskPage { tasks, next })
     }
 
-    async fn progress_of(&self, id: &Uuid) -> Result<Arc<Live>> {
+    /// Of a job that has ended what the store has: to its coordinator, which is about to let go
+    /// of it, stopped tasks are running still.
+    async fn progress_of(&self, id: &Uuid, ended: bool) -> Result<Arc<Live>> {
         match recover::live(self, id) {
-            Some(live) => Ok(live),
-            None => self.inner.tables.get(id, Box::pin(self.read_tasks(id))).await,
+            Some(live) if !ended => Ok(live),
+            _ => self.inner.tables.get(id, ended, Box::pin(self.read_tasks(id))).await,
         }
     }
 
@@ -464,16 +473,23 @@ mod tests {
             Ok::<_, Error>(Read { live, stale: fresh.map(|fresh| Instant::now() + fresh) })
         };
         let [ended, running] = [Uuid::nil(), Uuid::max()];
-        let failed = cache.get(&ended, async { Err(Error::damaged("a plan", "no such object")) }).await;
+        let failed = cache.get(&ended, true, async { Err(Error::damaged("a plan", "no such object")) }).await;
         assert!(failed.is_err());
-        let (one, other) = tokio::join!(cache.get(&ended, read(None)), cache.get(&ended, read(None)));
-        let again = cache.get(&ended, read(None)).await;
+        let (one, other) =
+            tokio::join!(cache.get(&ended, true, read(None)), cache.get(&ended, true, read(None)));
+        let again = cache.get(&ended, true, read(None)).await;
         let [one, other, again] = [one, other, again].map(|live| live.ok().unwrap());
         assert!(Arc::ptr_eq(&one, &other) && Arc::ptr_eq(&one, &again));
         assert_eq!(reads.load(Ordering::SeqCst), 1);
         for expected in [2, 3] {
-            assert!(cache.get(&running, read(Some(Duration::ZERO))).await.is_ok());
+            assert!(cache.get(&running, false, read(Some(Duration::ZERO))).await.is_ok());
             assert_eq!(reads.load(Ordering::SeqCst), expected);
+        }
+        // What was read a moment before the end is not what it ended with.
+        for (ended, expected) in [(false, 4), (false, 4), (true, 5), (true, 5)] {
+            let fresh = (!ended).then_some(Duration::from_secs(60));
+            assert!(cache.get(&running, ended, read(fresh)).await.is_ok());
+            assert_eq!(reads.load(Ordering::SeqCst), expected, "{ended}");
         }
     }
 
