@@ -315,6 +315,16 @@ async fn a_cancelled_job_goes_on_where_it_was() {
 
 /// The way to a store on which requests to copy are held for ever; and how many are.
 async fn holding_copies(endpoint: &str) -> (String, Arc<AtomicUsize>) {
+    holding(endpoint, |asked| contains(asked, b"x-amz-copy-source"), Duration::MAX).await
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// The way to a store on which requests that are meant arrive so much later, also when nobody waits for
+/// them any more; and how many there were.
+async fn holding(endpoint: &str, means: fn(&[u8]) -> bool, wait: Duration) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (way, held) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
     let (upstream, count) = (endpoint.trim_start_matches("http://").to_owned(), Arc::clone(&held));
@@ -327,9 +337,9 @@ async fn holding_copies(endpoint: &str) -> (String, Arc<AtomicUsize>) {
                 tokio::spawn(async move { tokio::io::copy(&mut answers, &mut hears).await });
                 let mut bytes = vec![0; 64 << 10];
                 while let Ok(read @ 1..) = asks.read(&mut bytes).await {
-                    if bytes[..read].windows(17).any(|window| window == b"x-amz-copy-source") {
+                    if means(&bytes[..read]) {
                         count.fetch_add(1, Ordering::SeqCst);
-                        std::future::pending::<()>().await;
+                        tokio::time::sleep(wait).await;
                     }
                     if takes.write_all(&bytes[..read]).await.is_err() {
                         return;
@@ -359,6 +369,30 @@ async fn a_job_is_cancelled_while_it_takes_over() {
     let record = engine.jobs.cancel(&id).await.unwrap();
     assert_eq!((record.state, record.tasks.done), (JobState::Cancelled, 0));
     assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_over_at_the_moment_of_a_cancellation_is_counted() {
+    let mut world = World::new().await;
+    world.inputs(40).await;
+    let failed = {
+        let engine = world.engine().await;
+        let _bench = Bench::new(&world, 7);
+        engine.run("mapper", json!({"output": "s3://bank/out/"})).await
+    };
+    let commits = |asked: &[u8]| asked.starts_with(b"PUT ") && contains(asked, b"/commits/");
+    let (way, held) = holding(&world.base.endpoint, commits, Duration::from_millis(400)).await;
+    world.base.store = Base::store_at(&way);
+    let engine = world.engine().await;
+    let id = engine.jobs.retry(&failed.id, None).await.unwrap().id;
+    until("a commit that is on its way", async || held.load(Ordering::SeqCst), |held| *held > 0).await;
+    engine.jobs.cancel(&id).await.unwrap();
+    let record = engine.ended(&id).await;
+    assert_eq!(record.state, JobState::Cancelled);
+    assert!(record.tasks.done > 0);
+    assert_eq!(record.receipt.cache_hits, record.tasks.done);
+    let unchanged = engine.jobs.compare(&id).await.unwrap().difference.unchanged;
+    assert_eq!(unchanged, record.tasks.done);
 }
 
 #[tokio::test(flavor = "multi_thread")]

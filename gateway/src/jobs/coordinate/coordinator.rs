@@ -18,9 +18,10 @@ use fanfold_protocol::{
     keys,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
-use self::patience::Patience;
+use self::{patience::Patience, stopped::STOPPED_WAIT};
 use super::{
     heard::{self, Heard},
     lease::{Leases, Turn},
@@ -170,7 +171,8 @@ impl Coordinator {
         }
         let (backbone, mark) = (&self.jobs.inner.backbone, keys::job_cancel(&self.case.job.id));
         let mut watch = interval(self.jobs.inner.config.watchdog);
-        let mut taking = std::pin::pin!(retry::take_over(&self.jobs.inner.vault, &self.case));
+        let stop = CancellationToken::new();
+        let mut taking = std::pin::pin!(retry::take_over(&self.jobs.inner.vault, &self.case, &stop));
         while !self.called {
             self.called = tokio::select! {
                 taken = &mut taking => return taken,
@@ -180,6 +182,12 @@ impl Coordinator {
                 },
                 _ = watch.tick() => backbone.get(&mark).await?.is_some(),
             };
+        }
+        // The store carries out what it was asked for, whoever waits for it: commits that came after
+        // the look would be shown as done by the tasks, and by neither counts nor receipt.
+        stop.cancel();
+        if let Ok(Err(error)) = timeout(STOPPED_WAIT, taking).await {
+            tracing::debug!(job = %self.case.job.id, %error, "not all that was begun is taken over");
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ use fanfold_protocol::{
     plan::{Like, Plan, StateRef},
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -239,16 +240,19 @@ pub fn takes_over(job: &Job) -> bool {
 }
 
 /// Commits on behalf of the tasks that a job takes over, or is served from the
-/// cache, as far as that is not done. What cannot be copied any more is run.
-pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
+/// cache, as far as that is not done. What cannot be copied any more is run. Once it is
+/// to `stop`, it ends with those that it is copying then.
+pub async fn take_over(vault: &Vault, case: &Case, stop: &CancellationToken) -> Result<()> {
     let (id, plan) = (&case.job.id, &case.plan);
     let (jobs, which) = match (&case.job.retry, &case.job.cache) {
         (Some(retry), _) => (vec![retry.job], Which::Done),
         (None, Some(cache)) if !cache.jobs.is_empty() => (cache.jobs.clone(), Which::Reproducible),
         _ => return Ok(()),
     };
-    let (given, committed) = tokio::try_join!(Given::read(vault, plan, &jobs, which), committed(vault, id))?;
-    let taking = &Taking { vault, case, given: &given, committed, late: AtomicUsize::new(0) };
+    let reading = async { tokio::try_join!(Given::read(vault, plan, &jobs, which), committed(vault, id)) };
+    let Some(read) = stop.run_until_cancelled(reading).await else { return Ok(()) };
+    let (given, committed) = read?;
+    let taking = &Taking { vault, case, given: &given, committed, late: AtomicUsize::new(0), stop };
     let groups = (0..).zip(plan.groups_of(0)).map(|(group, (first, count))| (group, first, count));
     let groups = groups.filter(|(_, first, count)| taking.served(*first, *count).iter().all(Option::is_some));
     let take = |(group, first, count): (u32, u32, u32)| taking.group(group, first, count);
@@ -287,6 +291,8 @@ struct Taking<'a> {
     committed: HashSet<(u32, u32)>,
     /// Groups one after the other for which the store took too long to copy.
     late: AtomicUsize,
+    /// Set when no further group is wanted.
+    stop: &'a CancellationToken,
 }
 
 impl Taking<'_> {
@@ -308,6 +314,9 @@ impl Taking<'_> {
     async fn commit(&self, (stage, group): (u32, u32), first: u32, served: &[Served]) -> Result<bool> {
         let (job, attempt) = (self.case.job.id, Uuid::new_v4());
         let key = keys::commit(&job, stage, group, 0);
+        if self.stop.is_cancelled() {
+            return Ok(false);
+        }
         if self.committed.contains(&(stage, group)) {
             let commit: Commit = self.vault.expect(&key).await?;
             return Ok(commit.tasks.iter().all(|task| task.attempt == 0));

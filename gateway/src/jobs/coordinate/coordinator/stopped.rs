@@ -16,8 +16,8 @@ use crate::jobs::{
     error::{Error, Result},
 };
 
-/// How long a job that ends waits for what the attempts took that it stops.
-const STOPPED_WAIT: Duration = Duration::from_secs(1);
+/// How long a job that ends waits for what the attempts took that it stops, and for what it was taking over.
+pub(super) const STOPPED_WAIT: Duration = Duration::from_secs(1);
 /// The same where no worker has told that it works on any: it may have begun a moment ago.
 const UNTOLD_WAIT: Duration = Duration::from_millis(100);
 
