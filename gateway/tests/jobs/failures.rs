@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -16,6 +16,7 @@ use fanfold_protocol::{
     invocation::Progress,
     job::JobState,
     keys,
+    plan::Lease,
 };
 use serde_json::{Value, json};
 
@@ -71,6 +72,25 @@ async fn what_a_straggler_took_for_nothing_is_in_the_receipt() {
     let receipt = record.receipt;
     assert_eq!((receipt.second_attempts, receipt.attempts), (1, INPUTS as u64 + 3));
     assert_eq!(receipt.usage.cpu_us, 10 * INPUTS as u64 + OVERTAKEN_CPU_US);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_committed_as_a_job_was_stopped_is_counted() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let takes = Arc::clone(&taken);
+    let mishap = move |lease: &Lease| {
+        takes.fetch_add(lease.tasks.len(), Ordering::SeqCst);
+        Some(Mishap::Committing)
+    };
+    let _worker = world.work(Play { mishap: Box::new(mishap), ..Play::default() });
+    let id = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+    until("all leases to be taken", async || taken.load(Ordering::SeqCst), |taken| *taken == 3).await;
+    engine.jobs.cancel(&id).await.unwrap();
+    let record = engine.ended(&id).await;
+    assert_eq!((record.state, record.tasks.done), (JobState::Cancelled, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

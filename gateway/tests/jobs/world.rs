@@ -87,6 +87,8 @@ pub enum Mishap {
     Overtaken,
     /// The same, once its job is stopped.
     Stopped,
+    /// Nobody is told that it runs, and its commit comes a while after its job was stopped.
+    Committing,
 }
 
 impl Default for Play {
@@ -362,6 +364,17 @@ impl Worker {
                     let look = || stopped.backbone.get(&mark);
                     until("the job to be stopped", look, |mark| matches!(mark, Ok(Some(_)))).await.unwrap();
                     stopped.tell_for_nothing(&lease).await;
+                });
+            }
+            Some(Mishap::Committing) => {
+                let slow = self.clone();
+                tokio::spawn(async move {
+                    let mark = keys::job_cancel(&lease.job);
+                    let look = || slow.backbone.get(&mark);
+                    until("the job to be stopped", look, |mark| matches!(mark, Ok(Some(_)))).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                    let notice = slow.commit(&lease).await;
+                    slow.tell(&mut vec![notice]).await;
                 });
             }
             Some(Mishap::Late) => {

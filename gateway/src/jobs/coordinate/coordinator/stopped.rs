@@ -18,8 +18,9 @@ use crate::jobs::{
 
 /// How long a job that ends waits for what the attempts took that it stops, and for what it was taking over.
 pub(super) const STOPPED_WAIT: Duration = Duration::from_secs(1);
-/// The same where no worker has told that it works on any: it may have begun a moment ago.
-const UNTOLD_WAIT: Duration = Duration::from_millis(100);
+/// The same where no worker has told that it works on any: it may have begun a moment ago, and be committing to a
+/// store that takes a tenth of a second for each answer.
+const UNTOLD_WAIT: Duration = Duration::from_millis(400);
 
 impl Coordinator {
     /// Stops attempts that were overtaken and may still run; waits a little for what they took.
