@@ -256,7 +256,9 @@ impl fmt::Debug for Secret {
 
 /// The text itself may hold a password, so it is named by its place.
 fn check_url(at: usize, url: &str) -> Result<(), String> {
-    let Ok(address) = url.parse::<ServerAddr>() else {
+    // The client takes those for WebSockets too, and without that part of it speaks NATS there, and no TLS.
+    let is_ours = |address: &ServerAddr| !address.is_websocket() && !address.host().is_empty();
+    let Some(address) = url.parse::<ServerAddr>().ok().filter(is_ours) else {
         return Err(format!(
             "expected NATS URL {} as nats://HOST:PORT or tls://HOST:PORT, found another form; correct it",
             at + 1
@@ -283,6 +285,20 @@ mod tests {
         let unread = "TLS error: could not load certificates: illegal section start";
         check(&format!("{unread}: [104, 117]"), unread);
         check("TLS error: could not load certificates: none", "TLS error: could not load certificates: none");
+    }
+
+    #[test]
+    fn servers_are_reached_by_their_own_protocol_alone() {
+        let check = |url: &str, is_taken: bool| assert_eq!(check_url(0, url).is_ok(), is_taken, "{url}");
+        for url in ["nats://127.0.0.1:4222", "tls://nats.example.org", "127.0.0.1:4222", "nats://[::1]:4222"]
+        {
+            check(url, true);
+        }
+        for url in
+            ["ws://127.0.0.1:4222", "wss://nats.example.org:443", "http://127.0.0.1:4222", "", "nats://"]
+        {
+            check(url, false);
+        }
     }
 
     #[test]
