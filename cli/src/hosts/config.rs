@@ -17,6 +17,7 @@ use fanfold_protocol::{
     names::{TenantName, WorkerName},
     size::{ByteSize, Span},
     tenant::{BucketPattern, Tenant},
+    uri,
 };
 use fanfold_runtime::BUDGET_BYTES_MIN;
 use fanfold_storage::{Credentials, StoreConfig};
@@ -226,7 +227,9 @@ fn address<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
 impl Store {
     /// How the client is to reach it.
     pub fn build(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
-        let (access, secret) = mistakes.key_pair("store.credentials", &self.credentials)?;
+        let pair = mistakes.key_pair("store.credentials", &self.credentials);
+        let is_known = pair.is_some();
+        let (access, secret) = pair.unwrap_or_default();
         let config = StoreConfig {
             endpoint: self.endpoint.clone(),
             path_style: self.path_style.unwrap_or(self.endpoint.is_some()),
@@ -234,7 +237,7 @@ impl Store {
         };
         let wrong = config.mistakes();
         wrong.iter().for_each(|mistake| mistakes.note("store", mistake));
-        wrong.is_empty().then_some(config)
+        (is_known && wrong.is_empty()).then_some(config)
     }
 }
 
@@ -477,6 +480,9 @@ impl Worker {
             let least = ByteSize(BUDGET_BYTES_MIN);
             mistakes.note("memory", format!("expected at least {least} for all functions, found {memory}"));
         }
+        if let Err(problem) = uri::check_bucket(&self.system_bucket) {
+            mistakes.note("system_bucket", problem.detail);
+        }
     }
 }
 
@@ -595,6 +601,31 @@ mod tests {
         check("endpoint = \"127.0.0.1:7071\"", &[form]);
         let region = "store: region must be set, found none; `us-east-1` suits most stores of one's own";
         check("region = \"\"", &[region]);
+        // Keys that cannot be read hide nothing.
+        let store: Store = toml::from_str("endpoint = \"127.0.0.1:7071\"\ncredentials = \"/none\"").unwrap();
+        let mut mistakes = Mistakes::default();
+        assert!(store.build(&mut mistakes).is_none());
+        let [credentials, endpoint] = mistakes.all() else { panic!("{:?}", mistakes.all()) };
+        assert!(credentials.starts_with("store.credentials: "), "{credentials}");
+        assert_eq!(endpoint, form);
+    }
+
+    #[test]
+    fn the_bucket_of_a_worker_is_checked() {
+        let check = |bucket: &str, expected: usize| {
+            let mut config: Worker = toml::from_str(WORKER).unwrap();
+            config.system_bucket = bucket.to_owned();
+            let mut mistakes = Mistakes::default();
+            config.check(&mut mistakes);
+            assert_eq!(mistakes.all().len(), expected, "{bucket:?}: {:?}", mistakes.all());
+            assert!(
+                mistakes.all().iter().all(|mistake| mistake.starts_with("system_bucket: ")),
+                "{bucket:?}"
+            );
+        };
+        check("fanfold", 0);
+        check("", 1);
+        check("A", 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fmt, future::Future, path::Path, time::Duration};
 
 use fanfold_backbone::{Backbone, NatsConfig};
+use fanfold_protocol::uri;
 use fanfold_storage::{Error as StoreError, Store, StoreConfig};
 
 use super::{config, mistakes::Mistakes};
@@ -41,7 +42,8 @@ impl Ways {
             return Ok(());
         }
         let mut ways = self.clone();
-        if mistakes.are_about("store") {
+        // No store is asked for a bucket that can be none.
+        if mistakes.are_about("store") || uri::check_bucket(&ways.bucket).is_err() {
             ways.store = None;
         }
         if mistakes.are_about("nats") {
@@ -238,6 +240,18 @@ mod tests {
     use fanfold_storage::Credentials;
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_store_is_asked_for_a_bucket_that_can_be_none() {
+        for (bucket, is_asked) in [("fanfold", true), ("", false), ("A", false)] {
+            let store = Some(StoreConfig::at("http://127.0.0.1:1", Credentials::new("key", "secret")));
+            let ways = Ways { store, nats: None, bucket: bucket.to_owned() };
+            let mut mistakes = Mistakes::default();
+            mistakes.note("slots", "expected some");
+            let told = ways.admit(Path::new("f"), mistakes, &[]).await.unwrap_err().to_string();
+            assert_eq!(told.contains("store"), is_asked, "{bucket:?}: {told}");
+        }
+    }
 
     #[test]
     fn what_is_wrong_with_a_store_names_the_key_to_change() {

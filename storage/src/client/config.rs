@@ -91,11 +91,7 @@ impl StoreConfig {
         if self.attempts_max == 0 {
             mistakes.push("attempts_max must be at least 1, found 0".to_owned());
         }
-        if let Some(endpoint) = &self.endpoint
-            && !valid_endpoint(endpoint)
-        {
-            mistakes.push(format!("endpoint must be http://host:port or https://host, found {endpoint:?}"));
-        }
+        mistakes.extend(self.endpoint.as_deref().and_then(endpoint_mistake));
         mistakes
     }
 
@@ -156,10 +152,17 @@ impl StoreConfig {
     }
 }
 
-fn valid_endpoint(endpoint: &str) -> bool {
-    endpoint.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
-    })
+fn endpoint_mistake(endpoint: &str) -> Option<String> {
+    // Behind a user there may be a password, which is not shown. Requests would be signed for another host.
+    if endpoint.contains('@') {
+        return Some("endpoint must be without a user, found one; give keys as credentials".to_owned());
+    }
+    let is_valid = endpoint.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+    });
+    (!is_valid).then(|| format!("endpoint must be http://host:port or https://host, found {endpoint:?}"))
 }
 
 /// Root certificates are read only when TLS is needed: that takes tens of
@@ -216,11 +219,16 @@ mod tests {
 
     #[test]
     fn endpoints_are_urls_with_a_host() {
-        let check = |text, valid| assert_eq!(valid_endpoint(text), valid, "{text}");
+        let check = |text, valid| assert_eq!(endpoint_mistake(text).is_none(), valid, "{text}");
         check("http://127.0.0.1:7071", true);
         check("https://s3.example.org", true);
         check("127.0.0.1:7071", false);
         check("ftp://example.org", false);
         check("", false);
+        check("https://example.org/s3", true);
+        check("https://example.org?x=1", false);
+        check("https://me:hush@example.org", false);
+        let told = endpoint_mistake("https://me:hush@example.org").unwrap_or_default();
+        assert!(!told.contains("hush"), "{told}");
     }
 }
