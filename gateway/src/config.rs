@@ -164,7 +164,9 @@ impl GatewayConfig {
             );
             mistakes.push(mistake("job_retention", detail));
         }
-        let largest = self.body_bytes_max.max(self.component_bytes_max);
+        // What is beyond its own bound is told with that.
+        let body = self.body_bytes_max.min(limits::BODY_BYTES_MAX);
+        let largest = body.max(self.component_bytes_max.min(limits::COMPONENT_BYTES_MAX));
         if self.bodies_bytes_max < largest {
             let (largest, found) = (ByteSize(largest), ByteSize(self.bodies_bytes_max));
             let detail =
@@ -242,6 +244,21 @@ mod tests {
             assert!(found.iter().any(|mistake| mistake.starts_with(part)), "{part}: {found:?}");
         }
         assert_eq!(found.len(), 6, "{found:?}");
+    }
+
+    /// Memory for all bodies is no key of a file, so whoever asks for too large ones hears nothing of it.
+    #[test]
+    fn what_is_too_large_is_told_once() {
+        let check = |change: fn(&mut GatewayConfig), expected: &str| {
+            let mut config = GatewayConfig::new(TenantName::default(), vec![TokenDigest::of("t")]);
+            change(&mut config);
+            let found: Vec<String> = config.mistakes().iter().map(Mistake::to_string).collect();
+            let [found] = &found[..] else { panic!("expected {expected} alone, found {found:?}") };
+            assert!(found.contains(expected), "{found}");
+        };
+        check(|config| config.body_bytes_max = 100 << 30, "body_bytes_max: expected 1B to 32MiB");
+        check(|config| config.component_bytes_max = 100 << 30, "component_bytes_max: expected 1B to 64MiB");
+        check(|config| config.bodies_bytes_max = 1 << 20, "bodies_bytes_max: expected at least");
     }
 
     #[test]
