@@ -10,6 +10,7 @@
 use std::{io, iter, os::fd::AsFd, sync::Arc, time::Duration};
 
 use axum::Router;
+use fanfold_protocol::seldom::Seldom;
 use socket2::{SockFilter, SockRef};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -110,11 +111,14 @@ fn taken(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
+    static TOLD: Seldom = Seldom::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if TOLD.is_due(&error.to_string()) {
+                    tracing::warn!(%error, "connections cannot be accepted; this is tried again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

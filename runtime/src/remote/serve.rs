@@ -15,6 +15,7 @@ use fanfold_protocol::{
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
     limits,
+    seldom::Seldom,
     worker::{
         FRAME_TYPE, Frame, HEAD_BYTES_MAX, INVOKE_PATH, NO_ROOM, NOT_STARTED, PREPARE_PATH, PrepareHead,
         UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, WIRE_VERSION_MIN, decode, decode_call, encode,
@@ -130,11 +131,14 @@ async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    static TOLD: Seldom = Seldom::new();
     let place = Arc::clone(connections).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => Some((stream, peer, place)),
         Err(error) => {
-            tracing::warn!(%error, "a gateway's connection was not accepted");
+            if TOLD.is_due(&error.to_string()) {
+                tracing::warn!(%error, "gateways' connections cannot be accepted; this is tried again");
+            }
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }

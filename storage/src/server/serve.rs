@@ -10,7 +10,7 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fanfold_protocol::time;
+use fanfold_protocol::{seldom::Seldom, time};
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1};
@@ -62,6 +62,7 @@ async fn serve_within(
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let told = Seldom::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -71,7 +72,9 @@ async fn serve_within(
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if told.is_due(&error.to_string()) {
+                    tracing::warn!(%error, "connections cannot be accepted; this is tried again");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
