@@ -10,6 +10,7 @@ use std::{ffi::OsStr, process::ExitCode};
 use clap::Parser;
 use error::{Error, Exit};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 mod arbiter;
 mod args;
@@ -89,8 +90,8 @@ fn are_colors_welcome(no_color: Option<&OsStr>) -> bool {
 /// Standard output is for data. What the S3 server refuses its clients is told
 /// to them; the library would log each as an error.
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,s3s=off"));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let (filter, unread) = what_is_logged(&asked);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let colors = is_terminal && are_colors_welcome(std::env::var_os("NO_COLOR").as_deref());
     // A log that cannot be written, on a full disk for one, is no reason to fail: telling of it on
@@ -101,6 +102,21 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
+    if let Some(error) = unread {
+        tracing::warn!(%error, "RUST_LOG was not taken: expected levels such as info or warn,fanfold=debug");
+    }
+}
+
+/// What `RUST_LOG` asks for, or what is usual where that says nothing, and why it is not what was asked for.
+fn what_is_logged(asked: &str) -> (EnvFilter, Option<ParseError>) {
+    const USUAL: &str = "warn,s3s=off";
+    if asked.trim().is_empty() {
+        return (EnvFilter::new(USUAL), None);
+    }
+    match EnvFilter::try_new(asked) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new(USUAL), Some(error)),
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +128,21 @@ mod tests {
         use rustix::process::{Signal, getpid, kill_process};
         outlive_full_files(&threads(true).unwrap());
         kill_process(getpid(), Signal::XFSZ).unwrap();
+    }
+
+    #[test]
+    fn what_is_logged_is_told_where_it_is_not_what_was_asked_for() {
+        let check = |asked: &str, expected: &str, is_taken: bool| {
+            let (filter, unread) = what_is_logged(asked);
+            let same = filter.to_string() == EnvFilter::new(expected).to_string();
+            assert!(same && unread.is_none() == is_taken, "{asked:?}: {filter}, {unread:?}");
+        };
+        let usual = "warn,s3s=off";
+        // Compose files and units set it to nothing.
+        check("", usual, true);
+        check(" ", usual, true);
+        check("info,fanfold=debug", "info,fanfold=debug", true);
+        check("warn,fanfold=loud", usual, false);
     }
 
     #[test]
