@@ -103,7 +103,7 @@ pub fn of_backbone(error: fanfold_backbone::Error) -> Problem {
 
 /// False for what every request meets while the store, the backbone or the workers are away or full, unless it was not
 /// told for a minute: a night of that must not fill the disk.
-fn is_news(kind: ErrorKind, told: &Seldom) -> bool {
+pub fn is_news(kind: ErrorKind, told: &Seldom) -> bool {
     let is_of_all = matches!(
         kind,
         ErrorKind::StoreTimeout

@@ -5,7 +5,7 @@
 //! transient error never ends a job: the coordinator begins anew from what is
 //! written down. Nor does what a newer release wrote: others can read it.
 
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, seldom::Seldom};
 
 use crate::problem;
 
@@ -67,6 +67,17 @@ impl Error {
         }
     }
 
+    /// Whether a log is told of it by what is tried again and again: once a minute, where it comes of what is away.
+    pub fn is_news(&self, told: &Seldom) -> bool {
+        let kind = match self {
+            Self::Store(error) => error.kind(),
+            Self::Backbone(error) => error.kind(),
+            Self::Refused(problem) => problem.code,
+            Self::Damaged { .. } | Self::Newer { .. } => return true,
+        };
+        problem::is_news(kind, told)
+    }
+
     /// Whether a gateway of a newer release may get further.
     pub fn is_newer(&self) -> bool {
         matches!(self, Self::Newer { .. })
@@ -106,5 +117,23 @@ pub fn about_input(error: fanfold_storage::Error) -> Error {
             format!("expected the platform to have access there, found: {error}"),
         )),
         _ => Error::Store(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_told_of_what_is_away_once_and_of_what_is_damaged_each_time() {
+        let told = Seldom::new();
+        let check = |error: Error, expected: [bool; 2]| {
+            assert_eq!([error.is_news(&told), error.is_news(&told)], expected, "{error}");
+        };
+        let refused = |kind| Error::Refused(Problem::new(kind, "as the test says"));
+        check(refused(ErrorKind::BackboneUnavailable), [true, false]);
+        check(refused(ErrorKind::StoreUnavailable), [true, false]);
+        check(refused(ErrorKind::Internal), [true, true]);
+        check(Error::damaged("a plan", "half of it"), [true, true]);
     }
 }

@@ -19,6 +19,7 @@ use fanfold_protocol::{
     job::{Job, JobState, TaskCounts},
     keys,
     plan::Lease,
+    seldom::Seldom,
     time::Timestamp,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -136,7 +137,14 @@ impl Jobs {
                 return;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(job = %id, %error, "a job was not taken over"),
+            Err(error) => {
+                static TOLD: Seldom = Seldom::new();
+                if error.is_news(&TOLD) {
+                    tracing::warn!(job = %id, %error, "a job was not taken over");
+                } else {
+                    tracing::debug!(job = %id, %error, "a job was not taken over");
+                }
+            }
         }
         self.running().remove(&id);
     }
@@ -300,9 +308,11 @@ impl Jobs {
     /// not: all of them after the backbone was lost, none as a rule. After that looks again and again
     /// for young ones, which another gateway accepted and was killed before it showed them.
     async fn restore_records(self) {
-        let mut pause = PAUSE;
+        let (mut pause, told) = (PAUSE, Seldom::new());
         while let Err(error) = self.restore_missing(None).await {
-            tracing::warn!(%error, "jobs in the store were not looked through");
+            if error.is_news(&told) {
+                tracing::warn!(%error, "jobs in the store were not looked through");
+            }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -359,10 +369,12 @@ impl Jobs {
 
     /// Turns leases that the queue gave up into failed attempts.
     pub(in crate::jobs) async fn bury(self) {
-        let mut unreadable = 0;
+        let (mut unreadable, told) = (0, Seldom::new());
         loop {
             sleep(BURIALS).await;
-            if let Err(error) = self.bury_once(&mut unreadable).await {
+            if let Err(error) = self.bury_once(&mut unreadable).await
+                && error.is_news(&told)
+            {
                 tracing::warn!(%error, "dead letters were not looked through");
             }
         }
