@@ -27,6 +27,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// let wrapped: Error = "x".parse::<u32>().unwrap_err().into();
 /// assert_eq!(wrapped.code(), "function-failed");
 /// ```
+///
+/// An `anyhow::Error`, a `Box<dyn Error>` and a text are no errors of that kind: make one of
+/// them by [`Error::msg`], as in `.map_err(|error| Error::msg(format!("{error:#}")))?`. For
+/// an error type of your own that has codes, write `impl From<YourError> for Error`, and leave
+/// `std::error::Error` out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     code: String,
@@ -134,6 +139,11 @@ impl<E: std::error::Error> From<E> for Error {
 
 /// Lets a method of an aggregate return its value with or without `Result`.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "expected `{T}` or a `Result` of it, found `{Self}`",
+    label = "not what the method returns",
+    note = "`new` returns the state, `add` and `merge` return nothing, `finish` returns `type Output`; each with or without `Result`"
+)]
 pub trait IntoResult<T> {
     fn into_result(self) -> Result<T>;
 }

@@ -38,7 +38,8 @@ pub trait Mapper {
 #[diagnostic::on_unimplemented(
     message = "a map cannot return `{Self}`",
     label = "not the output of a map",
-    note = "return a row (a struct with `#[derive(Row)]`), an `Option` or a `Vec` of rows, or a `RecordBatch`, each with or without `Result`"
+    note = "return a row (a struct with `#[derive(Row)]`), an `Option` or a `Vec` of rows, or a `RecordBatch`, each with or without `Result`",
+    note = "the error of a `Result` must become an `Error` by `?`; make one of any other by `.map_err(|error| Error::msg(error.to_string()))`"
 )]
 pub trait MapOutput {
     /// Where it is gathered.

@@ -6,15 +6,16 @@
 //! methods of the type itself, so that tests call them as they are written.
 //! Invariant: all methods agree on one type of parameters.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, Token, Type, bracketed};
 
 use crate::arguments::{
-    Extra, Mistakes, extra, last_name, only_one, output_span, referred, types, with_static,
+    Extra, Mistakes, check_lent, extra, last_name, only_one, output_span, referred, types, with_static,
 };
+use crate::methods::with_types;
 
 const PLACE: &str = "`#[fanfold::aggregate]` goes above `impl Aggregate for YourState { … }`";
 const EXTRAS: &str =
@@ -22,9 +23,9 @@ const EXTRAS: &str =
 
 /// What the impl holds, by name.
 #[derive(Default)]
-struct Parts<'a> {
-    row: Option<&'a Type>,
-    output: Option<&'a Type>,
+pub(crate) struct Parts<'a> {
+    pub(crate) row: Option<&'a Type>,
+    pub(crate) output: Option<&'a Type>,
     new: Option<&'a ImplItemFn>,
     add: Option<&'a ImplItemFn>,
     add_batch: Option<&'a ImplItemFn>,
@@ -79,9 +80,13 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     })
 }
 
-fn check_head(input: &ItemImpl, mistakes: &mut Mistakes) {
+pub(crate) fn is_aggregate(input: &ItemImpl) -> bool {
     let named = input.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
-    if named.is_none_or(|segment| segment.ident != "Aggregate") {
+    named.is_some_and(|segment| segment.ident == "Aggregate")
+}
+
+fn check_head(input: &ItemImpl, mistakes: &mut Mistakes) {
+    if !is_aggregate(input) {
         mistakes.add(&input.self_ty, PLACE);
     }
     if let Some(parameter) = input.generics.params.first() {
@@ -96,7 +101,7 @@ fn check_head(input: &ItemImpl, mistakes: &mut Mistakes) {
     }
 }
 
-fn parts<'a>(input: &'a ItemImpl, mistakes: &mut Mistakes) -> Parts<'a> {
+pub(crate) fn parts<'a>(input: &'a ItemImpl, mistakes: &mut Mistakes) -> Parts<'a> {
     let mut parts = Parts::default();
     for item in &input.items {
         match item {
@@ -235,6 +240,7 @@ fn fold_by_row(
     if matches!(row, Type::Reference(_)) {
         mistakes.add(row, "add takes its row by value: write it without `&`");
     }
+    check_lent(row, "add", mistakes);
     let arguments = arguments(method, 1, asked, mistakes);
     let stated = with_static(parts.row.map_or_else(TokenStream::new, ToTokens::to_token_stream));
     if keyed {
@@ -323,7 +329,8 @@ fn returning(method: &ImplItemFn, value: TokenStream, call: TokenStream) -> Toke
 
 fn implementation(parts: &Parts<'_>, keys: Option<&[LitStr]>, asked: &Asked, calls: &Calls) -> TokenStream {
     let Calls { begin, fold, combine, conclude } = calls;
-    let output = parts.output;
+    // At the place of the type, where a private one of a public state is told of.
+    let output = parts.output.map(|output| quote_spanned!(output.span()=> type Output = #output;));
     let params = params(asked);
     let (described, receiver) = match keys {
         Some(keys) => {
@@ -332,7 +339,7 @@ fn implementation(parts: &Parts<'_>, keys: Option<&[LitStr]>, asked: &Asked, cal
         None => (described(parts), quote!(&mut self)),
     };
     quote! {
-        type Output = #output;
+        #output
         type Params = #params;
         #described
 
@@ -434,46 +441,5 @@ impl Parse for Keys {
         let list;
         bracketed!(list in input);
         Ok(Self(list.parse_terminated(<LitStr as Parse>::parse, Token![,])?.into_iter().collect()))
-    }
-}
-
-/// The same tokens with `Self::Row` and `Self::Output` replaced by what they
-/// stand for: in an impl of the type itself there are no such names.
-fn with_types(tokens: TokenStream, parts: &Parts<'_>) -> TokenStream {
-    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-    let mut made = TokenStream::new();
-    let mut index = 0;
-    while index < tokens.len() {
-        if let Some(ty) = stands_for(&tokens[index..], parts) {
-            ty.to_tokens(&mut made);
-            index += 4;
-            continue;
-        }
-        match &tokens[index] {
-            TokenTree::Group(group) => {
-                let mut inner = proc_macro2::Group::new(group.delimiter(), with_types(group.stream(), parts));
-                inner.set_span(group.span());
-                made.extend([TokenTree::Group(inner)]);
-            }
-            other => made.extend([other.clone()]),
-        }
-        index += 1;
-    }
-    made
-}
-
-fn stands_for<'a>(tokens: &[TokenTree], parts: &Parts<'a>) -> Option<&'a Type> {
-    let [TokenTree::Ident(head), TokenTree::Punct(a), TokenTree::Punct(b), TokenTree::Ident(tail), ..] =
-        tokens
-    else {
-        return None;
-    };
-    if head != "Self" || a.as_char() != ':' || b.as_char() != ':' {
-        return None;
-    }
-    match tail.to_string().as_str() {
-        "Row" => parts.row,
-        "Output" => parts.output,
-        _ => None,
     }
 }

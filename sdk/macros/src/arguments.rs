@@ -9,7 +9,9 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericArgument, GenericParam, Ident, PathArguments, Result, Signature, Type};
+use syn::{
+    Error, FnArg, GenericArgument, GenericParam, Ident, Lifetime, PathArguments, Result, Signature, Type,
+};
 
 /// Gathers mistakes.
 #[derive(Default)]
@@ -188,6 +190,32 @@ pub(crate) fn named_type(function: &syn::ItemFn) -> TokenStream {
     }
 }
 
+/// Refuses a row that is said to borrow for ever: it is lent for one call.
+pub(crate) fn check_lent(row: &Type, taker: &str, mistakes: &mut Mistakes) {
+    if lifetimes(row.to_token_stream()).iter().any(|lifetime| lifetime.ident == "static") {
+        mistakes.add(row, format!("{taker} is lent a row of its batch: write `'_` instead of `'static`"));
+    }
+}
+
+/// All lifetimes that the tokens name.
+pub(crate) fn lifetimes(tokens: TokenStream) -> Vec<Lifetime> {
+    let mut found = Vec::new();
+    let mut tokens = tokens.into_iter();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Punct(mark) if mark.as_char() == '\'' => {
+                // A lifetime is the mark and the name after it.
+                if let Some(TokenTree::Ident(ident)) = tokens.next() {
+                    found.push(Lifetime { apostrophe: mark.span(), ident });
+                }
+            }
+            TokenTree::Group(group) => found.extend(lifetimes(group.stream())),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// The same tokens with every lifetime made `'static`.
 pub(crate) fn with_static(tokens: TokenStream) -> TokenStream {
     let mut made = TokenStream::new();
@@ -197,7 +225,7 @@ pub(crate) fn with_static(tokens: TokenStream) -> TokenStream {
             TokenTree::Punct(mark) if mark.as_char() == '\'' => {
                 // A lifetime is the mark and the name after it.
                 tokens.next();
-                let lifetime = syn::Lifetime::new("'static", mark.span());
+                let lifetime = Lifetime::new("'static", mark.span());
                 lifetime.to_tokens(&mut made);
             }
             TokenTree::Group(group) => {

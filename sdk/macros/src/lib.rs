@@ -13,6 +13,7 @@ mod aggregate;
 mod arguments;
 mod handler;
 mod map;
+mod methods;
 mod row;
 
 use proc_macro::TokenStream;
@@ -49,7 +50,9 @@ pub fn map(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// each key, and the result is a table. A component has one aggregate.
 #[proc_macro_attribute]
 pub fn aggregate(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    told(aggregate::expand(attribute.into(), item.clone().into()), item)
+    let expanded = aggregate::expand(attribute.into(), item.clone().into());
+    let kept = if expanded.is_err() { methods::without_trait(item.into()).into() } else { item };
+    told(expanded, kept)
 }
 
 /// Makes a struct stand for the columns of a table.

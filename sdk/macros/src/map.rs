@@ -6,14 +6,14 @@
 //! for a row.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, ItemFn, Result, ReturnType, Token, Type};
 
 use crate::arguments::{
-    Extra, Mistakes, check_signature, extra, last_name, local, named_type, only_one, referred, types,
-    with_static,
+    Extra, Mistakes, check_lent, check_signature, extra, last_name, lifetimes, local, named_type, only_one,
+    referred, types, with_static,
 };
 
 const PLACE: &str =
@@ -58,7 +58,10 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     let mut mistakes = Mistakes::default();
     check_signature(&function.sig, "map", &mut mistakes);
     let output = match &function.sig.output {
-        ReturnType::Type(_, output) => Some(output.as_ref()),
+        ReturnType::Type(_, output) => {
+            check_owned(output, &mut mistakes);
+            Some(output.as_ref())
+        }
         ReturnType::Default => {
             let wanted = "a map returns rows: write `-> Result<Score>`, where Score has `#[derive(Row)]`";
             mistakes.add_at(function.sig.paren_token.span.close(), wanted);
@@ -93,6 +96,15 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     })
 }
 
+/// Refuses output that borrows from the row that it is made of: it is written with many others, later.
+fn check_owned(output: &Type, mistakes: &mut Mistakes) {
+    let is_owned = |lifetime: &syn::Lifetime| lifetime.ident == "static" || lifetime.ident == "_";
+    if let Some(borrowed) = lifetimes(output.to_token_stream()).iter().find(|lifetime| !is_owned(lifetime)) {
+        let wanted = "what a map returns owns its values: write `String` for `&str`, and no lifetime";
+        mistakes.add(borrowed, wanted);
+    }
+}
+
 /// Whether the function takes batches.
 fn check_input(input: &Type, columns: &Columns, mistakes: &mut Mistakes) -> bool {
     let taken = referred(input).unwrap_or(input);
@@ -105,6 +117,7 @@ fn check_input(input: &Type, columns: &Columns, mistakes: &mut Mistakes) -> bool
     } else if matches!(input, Type::Reference(_)) {
         mistakes.add(input, "a map takes its row by value: write it without `&`");
     }
+    check_lent(input, "a map", mistakes);
     if let Some(ty) = columns.reads.as_ref().or(columns.writes.as_ref()) {
         mistakes.add(
             ty,

@@ -22,6 +22,12 @@ use super::{Column, Date, Timestamp, unfit};
 use crate::Result;
 
 /// A value that a column can hold, never missing.
+#[diagnostic::on_unimplemented(
+    message = "a field of a row cannot be `{Self}`",
+    label = "no column can hold this",
+    note = "use bool, u8 to u64, i8 to i64, f32, f64, String, Vec<u8>, Date, Timestamp, or an Option of one of them",
+    note = "of such a field make a type of your own in the function; for lists, structs and decimals take a `RecordBatch`"
+)]
 pub trait Scalar: Sized {
     /// The Arrow type as the contract writes it.
     const DATA_TYPE: &'static str;
@@ -54,7 +60,8 @@ pub trait Scalar: Sized {
 #[diagnostic::on_unimplemented(
     message = "a field of a row cannot be `{Self}`",
     label = "no column can hold this",
-    note = "use bool, u8 to u64, i8 to i64, f32, f64, String, Vec<u8>, Date, Timestamp, or an Option of one of them"
+    note = "use bool, u8 to u64, i8 to i64, f32, f64, String, Vec<u8>, Date, Timestamp, or an Option of one of them",
+    note = "of such a field make a type of your own in the function; for lists, structs and decimals take a `RecordBatch`"
 )]
 pub trait Field: Sized {
     /// The Arrow type as the contract writes it.
