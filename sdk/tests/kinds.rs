@@ -103,7 +103,9 @@ mod tables {
 
     #[fanfold::handler]
     fn copy(body: Json<[String; 2]>, context: &Context) -> Result<Json<u64>> {
-        let mut writer = context.tables().create(&body[1], Format::Automatic)?;
+        let is_jsonl = body[1].ends_with(".jsonl");
+        let format = if is_jsonl { Format::Jsonl } else { Format::Automatic };
+        let mut writer = context.tables().create(&body[1], format)?;
         let rows = context.tables().open(&body[0])?.rows::<Pair>().collect::<Result<Vec<_>>>()?;
         writer.write_rows(rows)?;
         Ok(Json(writer.finish()?.rows))
@@ -123,6 +125,20 @@ mod tables {
         assert_eq!(written, "{\"name\":\"a\",\"count\":1}\n{\"name\":\"b\",\"count\":2}\n");
         let error = env.call::<copy>(Json(["s3://b/none.csv", "s3://b/x.csv"])).unwrap_err();
         assert_eq!(error.code(), "object-not-found");
+    }
+
+    #[test]
+    fn tables_of_no_format_are_parquet_whatever_their_name() {
+        let mut env = Env::new().object("s3://b/in.csv", "name,count\na,1\nb,2\n");
+        let written = env.call::<copy>(Json(["s3://b/in.csv", "s3://b/out.csv"]));
+        if !cfg!(feature = "parquet") {
+            assert_eq!(written.unwrap_err().code(), "no-parquet");
+            return;
+        }
+        assert_eq!(written.unwrap().text(), "2");
+        assert!(env.content("s3://b/out.csv").unwrap().starts_with(b"PAR1"));
+        // It is read by its content, too.
+        assert_eq!(env.call::<copy>(Json(["s3://b/out.csv", "s3://b/out.jsonl"])).unwrap().text(), "2");
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Writer {
         if self.batches.is_empty() {
             return Ok(Written { rows: 0, bytes: 0 });
         }
-        let content = files::write(&self.batches, files::resolve(self.format, &self.uri))?;
+        let content = files::write(&self.batches, self.format)?;
         let rows = self.batches.iter().map(|batch| batch.num_rows() as u64).sum();
         let written = Written { rows, bytes: content.len() as u64 };
         with_memory(|memory| memory.objects.insert(self.uri, content));

@@ -16,20 +16,26 @@ use super::text::guessed;
 use crate::table::{CsvOptions, Format, ReadOptions};
 use crate::{Error, Result};
 
-/// The format a table of this name is stored in.
-pub(crate) fn resolve(format: Format, name: &str) -> Format {
-    let by_name = |ending: &str| match ending {
-        "csv" | "tsv" | "tab" => Format::Csv,
-        "jsonl" | "ndjson" => Format::Jsonl,
-        "parquet" => Format::Parquet,
-        "arrow" | "feather" | "ipc" | "arrows" => Format::Arrow,
-        _ if cfg!(feature = "parquet") => Format::Parquet,
-        _ => Format::Arrow,
-    };
-    match format {
-        Format::Automatic => by_name(name.rsplit('.').next().unwrap_or_default()),
-        chosen => chosen,
+/// The format a table is stored in: as told, or by its first bytes, or by its name.
+fn resolve(format: Format, content: &[u8], name: &str) -> Format {
+    match (format, content) {
+        (Format::Automatic, [b'P', b'A', b'R', b'1', ..]) => Format::Parquet,
+        (Format::Automatic, [b'A', b'R', b'R', b'O', b'W', b'1', ..] | [0xff, 0xff, 0xff, 0xff, ..]) => {
+            Format::Arrow
+        }
+        (Format::Automatic, _) => match ending(name).as_str() {
+            "csv" | "tsv" | "tab" => Format::Csv,
+            "jsonl" | "ndjson" => Format::Jsonl,
+            "arrow" | "feather" | "ipc" | "arrows" => Format::Arrow,
+            _ => Format::Parquet,
+        },
+        (chosen, _) => chosen,
     }
+}
+
+/// How the table's name ends, in lower case.
+fn ending(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase()
 }
 
 /// A table, and the text that it was read from, if it was text.
@@ -64,7 +70,7 @@ pub(crate) fn read(
 
 /// Reads all columns out of `content`, which is called `name`.
 pub(crate) fn stored(content: Vec<u8>, name: &str, options: &ReadOptions) -> Result<Stored> {
-    let (text, (schema, batches)) = match resolve(options.format, name) {
+    let (text, (schema, batches)) = match resolve(options.format, &content, name) {
         Format::Csv => {
             let texts = read_csv(&content, &options.csv.clone().unwrap_or_else(|| csv_of(name)))?;
             (Some(Text::Csv(texts.clone())), typed(&texts)?)
@@ -73,16 +79,16 @@ pub(crate) fn stored(content: Vec<u8>, name: &str, options: &ReadOptions) -> Res
             let content: Arc<[u8]> = content.into();
             (Some(Text::Jsonl(content.clone())), read_jsonl(&content)?)
         }
-        Format::Parquet => (None, read_parquet(content)?),
-        Format::Arrow | Format::Automatic => (None, read_arrow(content)?),
+        Format::Parquet | Format::Automatic => (None, read_parquet(content)?),
+        Format::Arrow => (None, read_arrow(content)?),
     };
     Ok(Stored { schema, batches, text })
 }
 
 /// How a table of this name is read where nobody says it.
 fn csv_of(name: &str) -> CsvOptions {
-    match name.rsplit('.').next() {
-        Some("tsv" | "tab") => CsvOptions { delimiter: '\t', ..CsvOptions::default() },
+    match ending(name).as_str() {
+        "tsv" | "tab" => CsvOptions { delimiter: '\t', ..CsvOptions::default() },
         _ => CsvOptions::default(),
     }
 }
@@ -168,8 +174,9 @@ pub(crate) fn write(batches: &[RecordBatch], format: Format) -> Result<Vec<u8>> 
             batches.iter().try_for_each(|batch| writer.write(batch))?;
             writer.finish()?;
         }
-        Format::Parquet => write_parquet(batches, schema, &mut content)?,
-        Format::Arrow | Format::Automatic => {
+        // Whatever the table is called, as on the platform.
+        Format::Parquet | Format::Automatic => write_parquet(batches, schema, &mut content)?,
+        Format::Arrow => {
             let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut content, &schema)?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
             writer.finish()?;
