@@ -692,6 +692,76 @@ mod merging {
     }
 }
 
+mod refused_keys {
+    use super::*;
+
+    #[derive(Row, Clone)]
+    struct Sale {
+        region: u8,
+        price: f64,
+    }
+
+    #[derive(Row)]
+    struct Count {
+        region: u64,
+    }
+
+    mod number {
+        use super::*;
+
+        #[derive(Serialize, Deserialize, Default)]
+        pub(super) struct Prices(u64);
+
+        #[fanfold::aggregate(key = "price")]
+        impl Aggregate for Prices {
+            type Row = Sale;
+            type Output = Count;
+
+            fn add(&mut self, sale: Sale) {
+                self.0 += u64::from(sale.region);
+            }
+
+            fn merge(&mut self, other: Self) {
+                self.0 += other.0;
+            }
+
+            fn finish(self) -> Count {
+                Count { region: self.0 }
+            }
+        }
+    }
+
+    #[derive(Serialize, Deserialize, Default)]
+    struct Regions(f64);
+
+    #[fanfold::aggregate(key = "region")]
+    impl Aggregate for Regions {
+        type Row = Sale;
+        type Output = Count;
+
+        fn add(&mut self, sale: Sale) {
+            self.0 += sale.price;
+        }
+
+        fn merge(&mut self, other: Self) {
+            self.0 += other.0;
+        }
+
+        fn finish(self) -> Count {
+            Count { region: self.0 as u64 }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_deployed_is_refused() {
+        let sales = vec![Sale { region: 1, price: 0.5 }];
+        let number = testing::group::<number::Prices>(sales.clone(), (), 1).unwrap_err();
+        assert!(number.message().contains("found `price` of Float64"), "{number}");
+        let twice = testing::group::<Regions>(sales, (), 1).unwrap_err();
+        assert!(twice.message().contains("found `region` twice"), "{twice}");
+    }
+}
+
 mod aggregates_of_batches {
     use super::*;
 

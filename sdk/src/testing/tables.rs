@@ -22,7 +22,7 @@ use crate::aggregate::{self, Aggregate};
 use crate::group::{self, Grouped};
 use crate::host::Reader;
 use crate::map::Mapper;
-use crate::row::{Column, OwnedRow};
+use crate::row::{Column, OwnedRow, Row};
 use crate::table::{BatchSink, CsvOptions, Format, ReadOptions};
 use crate::{Error, Result};
 
@@ -59,7 +59,8 @@ pub fn aggregate<A: Aggregate>(
 ///
 /// # Errors
 ///
-/// Those of the aggregate; a key that is no column of its rows.
+/// Those of the aggregate; a key that is no column of its rows or a floating-point number, and a
+/// column of the result that has the name of another: the platform refuses these when the function is deployed.
 pub fn group<G: Grouped>(input: impl IntoTable, params: impl Serialize, partitions: usize) -> Result<Table> {
     Env::new().params(params).group::<G>(input, partitions)
 }
@@ -81,11 +82,12 @@ impl Env {
     ///
     /// # Errors
     ///
-    /// Those of the aggregate; a key that is no column of its rows.
+    /// Those of the aggregate; columns that the platform refuses when the function is deployed.
     pub fn group<G: Grouped>(&mut self, input: impl IntoTable, partitions: usize) -> Result<Table> {
+        let keys = group::keys::<G>();
+        check_result(&keys, G::Output::columns())?;
         let input = input.into_table()?.fit(Some(G::reads()))?;
         let parts = input.split(partitions)?;
-        let keys = group::keys::<G>();
         let (mut states, mut output) = (Table::empty(), Table::empty());
         self.run(|| {
             for part in parts {
@@ -118,6 +120,32 @@ impl Env {
             Ok(serde_json::from_str(&aggregate::finish::<A>(&last)?)?)
         })
     }
+}
+
+/// Refuses columns of a result that the platform refuses when the function is deployed.
+fn check_result(keys: &[Column], rest: &[Column]) -> Result<()> {
+    if let Some(key) = keys.iter().find(|key| key.arrow_type().is_floating()) {
+        return Err(Error::new(
+            "response-invalid",
+            format!(
+                "a column of a key must be a boolean, an integer, Utf8, Binary, a date or a timestamp, found `{}` of {}; \
+                 round a number, or make it a text",
+                key.name, key.data_type
+            ),
+        ));
+    }
+    let mut names: Vec<_> = keys.iter().chain(rest).map(|column| column.name).collect();
+    names.sort_unstable();
+    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+        return Err(Error::new(
+            "response-invalid",
+            format!(
+                "expected a name of its own for each column of the result, those of the key first, found `{name}` twice; \
+                 name a field of the answer otherwise"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Keys and states in the order of the keys, those of one key as they were.
