@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
-use fanfold_sdk::stats::{MinMax, Moments};
+use fanfold_sdk::stats::{MinMax, Variance};
 use fanfold_tests::service::Service;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
@@ -205,12 +205,12 @@ async fn a_guest_computes_the_bits_that_a_native_program_does() {
         service.put(&input, table.into_inner().unwrap()).await.unwrap();
         let job = run(&client, json!({ "function": "numeric-summary", "input": input })).await;
         for ((name, column), found) in columns.iter().zip(job["result"]["columns"].as_array().unwrap()) {
-            let (mut moments, mut extremes) = (Moments::default(), MinMax::default());
-            moments.extend_from_array(column);
+            let (mut variance, mut extremes) = (Variance::default(), MinMax::default());
+            variance.extend_from_array(column);
             extremes.extend_from_array(column);
             let expected = json!({
-                "name": name, "count": moments.count(), "nulls": u64::from(rows) - moments.count(),
-                "mean": moments.mean(), "std_dev": moments.sample_std_dev(),
+                "name": name, "count": variance.count(), "nulls": u64::from(rows) - variance.count(),
+                "mean": variance.mean(), "std_dev": variance.sample_std_dev(),
                 "min": extremes.min(), "max": extremes.max(),
             });
             // By way of the text, as the answer came.

@@ -9,7 +9,7 @@
 
 use fanfold_sdk::{
     prelude::*,
-    stats::{MinMax, Moments},
+    stats::{MinMax, Variance},
     table::{is_number, numbers},
 };
 
@@ -24,7 +24,7 @@ struct Summary {
 struct Column {
     name: String,
     nulls: u64,
-    moments: Moments,
+    variance: Variance,
     extremes: MinMax,
 }
 
@@ -55,16 +55,16 @@ impl Aggregate for Summary {
         let numeric = schema.fields().iter().zip(batch.columns()).filter(|(f, _)| is_number(f.data_type()));
         for (n, (field, array)) in numeric.enumerate() {
             if n == self.columns.len() && self.rows == 0 {
-                let (moments, extremes) = (Moments::default(), MinMax::default());
-                self.columns.push(Column { name: field.name().clone(), nulls: 0, moments, extremes });
+                let (variance, extremes) = (Variance::default(), MinMax::default());
+                self.columns.push(Column { name: field.name().clone(), nulls: 0, variance, extremes });
             }
             let column = self.columns.get_mut(n).filter(|column| column.name == *field.name());
             let column = column.ok_or_else(|| differs(field.name()))?;
             let Some(values) = numbers(array) else { return Err(differs(field.name())) };
-            let before = column.moments.count();
-            column.moments.extend_from_array(&values);
+            let before = column.variance.count();
+            column.variance.extend_from_array(&values);
             column.extremes.extend_from_array(&values);
-            column.nulls += values.len() as u64 - (column.moments.count() - before);
+            column.nulls += values.len() as u64 - (column.variance.count() - before);
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
@@ -83,7 +83,7 @@ impl Aggregate for Summary {
             let column = self.columns.get_mut(n).filter(|column| column.name == more.name);
             let column = column.ok_or_else(|| differs(&more.name))?;
             column.nulls += more.nulls;
-            column.moments.merge(&more.moments);
+            column.variance.merge(&more.variance);
             column.extremes.merge(&more.extremes);
         }
         Ok(())
@@ -92,10 +92,10 @@ impl Aggregate for Summary {
     fn finish(self) -> Result<Answer> {
         let line = |column: Column| Line {
             name: column.name,
-            count: column.moments.count(),
+            count: column.variance.count(),
             nulls: column.nulls,
-            mean: column.moments.mean(),
-            std_dev: column.moments.sample_std_dev(),
+            mean: column.variance.mean(),
+            std_dev: column.variance.sample_std_dev(),
             min: column.extremes.min(),
             max: column.extremes.max(),
         };

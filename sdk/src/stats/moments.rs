@@ -1,27 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Count, mean, variance, skewness and kurtosis in one pass.
 //!
-//! It owns the central moments up to the fourth. Values are summed in chunks
-//! (two passes over a chunk that is in cache, several sums side by side, so that
-//! it becomes SIMD), and chunks are merged as parts are. Sources: Chan, Golub
-//! and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-//! variances", 1979, for the merge; Pébay, "Formulas for robust, one-pass
+//! It owns the third and fourth central moments and what they add to those of
+//! [`Variance`], chunk by chunk and part by part as there. Source: Pébay, "Formulas for robust, one-pass
 //! parallel computation of covariances and arbitrary-order statistical moments",
-//! Sandia SAND2008-6212, for its third and fourth order. Invariant: the order of
+//! Sandia SAND2008-6212. Invariant: the order of
 //! additions depends on nothing but the order of values and parts.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     numeric,
-    pair::{Pair, in_blocks},
+    variance::{Variance, canonical, powers, sum},
 };
 
-/// Sums kept side by side: two pairs for each power, which leaves room for all four
-/// in the sixteen registers there are.
-const LANES: usize = 4;
-
-/// Count, mean, variance, skewness and kurtosis.
+/// Count, mean, variance, skewness and kurtosis. Where the last two are not asked for,
+/// [`Variance`] takes less time.
 ///
 /// Of finite values the mean is finite, however large they are. Their variance is
 /// infinite where it is beyond all numbers, as from about 1e154 on. Of infinite values
@@ -38,10 +32,8 @@ const LANES: usize = 4;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
-    count: u64,
-    mean: f64,
-    /// Sums of the second, third and fourth powers of distances to the mean.
-    m2: f64,
+    variance: Variance,
+    /// Sums of the third and fourth powers of distances to the mean.
     m3: f64,
     m4: f64,
 }
@@ -51,90 +43,88 @@ numeric!(Moments);
 impl Moments {
     /// The number of values.
     pub fn count(&self) -> u64 {
-        self.count
+        self.variance.count()
     }
 
     /// The sum: count times mean.
     pub fn sum(&self) -> f64 {
-        self.count as f64 * self.mean
+        self.variance.sum()
     }
 
     /// The mean; `None` without values.
     pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then_some(self.mean)
+        self.variance.mean()
     }
 
     /// The variance of the values themselves, over `n`; `None` without values.
     pub fn variance(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.m2 / self.count as f64)
+        self.variance.variance()
     }
 
     /// The variance estimated from a sample, over `n - 1`; `None` below two
     /// values.
     pub fn sample_variance(&self) -> Option<f64> {
-        (self.count > 1).then(|| self.m2 / (self.count - 1) as f64)
+        self.variance.sample_variance()
     }
 
     /// The root of [`Moments::variance`].
     pub fn std_dev(&self) -> Option<f64> {
-        self.variance().map(f64::sqrt)
+        self.variance.std_dev()
     }
 
     /// The root of [`Moments::sample_variance`].
     pub fn sample_std_dev(&self) -> Option<f64> {
-        self.sample_variance().map(f64::sqrt)
+        self.variance.sample_std_dev()
     }
 
     /// The skewness g₁ = √n·m₃ / m₂^1.5; `None` when all values are equal, or so near
     /// each other or so far apart that their powers are beyond what a number holds.
     pub fn skewness(&self) -> Option<f64> {
         let m2 = self.spread()?;
-        quotient((self.count as f64).sqrt() * self.m3, m2.powf(1.5))
+        quotient((self.count() as f64).sqrt() * self.m3, m2.powf(1.5))
     }
 
     /// The excess kurtosis g₂ = n·m₄ / m₂² − 3, which is 0 for a normal
     /// distribution; `None` as [`Moments::skewness`].
     pub fn kurtosis(&self) -> Option<f64> {
         let m2 = self.spread()?;
-        quotient(self.count as f64 * self.m4, m2 * m2).map(|ratio| ratio - 3.0)
+        quotient(self.count() as f64 * self.m4, m2 * m2).map(|ratio| ratio - 3.0)
     }
 
     /// The sum of squared distances, unless all values are equal.
     fn spread(&self) -> Option<f64> {
-        Some(self.m2).filter(|m2| *m2 > 0.0)
+        Some(self.variance.m2).filter(|m2| *m2 > 0.0)
     }
 
     /// Adds what `later` stands for. The result is the same as that of all
     /// values at once but for rounding, and always the same for the same parts.
     pub fn merge(&mut self, later: &Self) {
-        if later.count == 0 {
+        if later.count() == 0 {
             return;
         }
-        if self.count == 0 {
+        if self.count() == 0 {
             *self = *later;
             return;
         }
-        let (na, nb) = (self.count as f64, later.count as f64);
-        let n = na + nb;
-        let delta = later.mean - self.mean;
+        let (a, b) = (self.variance, later.variance);
+        self.variance.merge(&b);
+        let (na, nb) = (a.count as f64, b.count as f64);
+        let delta = b.mean - a.mean;
         if !delta.is_finite() {
-            // Divided first, since the means are further apart than any number.
-            *self = Self::far_apart(self.count + later.count, self.mean * (na / n) + later.mean * (nb / n));
+            *self = Self::far_apart(self.variance);
             return;
         }
-        let step = delta / n;
+        let step = delta / (na + nb);
         let m4 = self.m4
             + later.m4
             + delta * step * step * step * na * nb * (na * na - na * nb + nb * nb)
-            + 6.0 * step * step * (na * na * later.m2 + nb * nb * self.m2)
+            + 6.0 * step * step * (na * na * b.m2 + nb * nb * a.m2)
             + 4.0 * step * (na * later.m3 - nb * self.m3);
         let m3 = self.m3
             + later.m3
             + delta * step * step * na * nb * (na - nb)
-            + 3.0 * step * (na * later.m2 - nb * self.m2);
-        let m2 = self.m2 + later.m2 + delta * step * na * nb;
-        let mean = self.mean + step * nb;
-        *self = Self { count: self.count + later.count, mean, m2, m3, m4 }.canonical();
+            + 3.0 * step * (na * b.m2 - nb * a.m2);
+        (self.m3, self.m4) = (canonical(m3), canonical(m4));
     }
 
     /// With a NaN in it a sum is no number.
@@ -155,53 +145,27 @@ impl Moments {
     /// Of values with this sum.
     fn of_chunk(chunk: &[f64], sum: f64) -> Self {
         let count = chunk.len() as f64;
-        let mean = sum / count;
-        // The distances sum to what rounding left out of the mean (Chan and
-        // others, equation 1.7).
-        let [left, m2, m3, m4] = powers(chunk, mean);
+        let [left, m2, m3, m4] = powers::<4, 2>(chunk, sum / count);
+        let variance = Variance::of_powers(chunk, sum, [left, m2]);
         if !m2.is_finite() {
-            return Self::of_large(chunk);
+            return Self::far_apart(variance);
         }
         // Far from zero it may be more than the distances are, so no power of it is left out.
         let shift = left / count;
         let square = shift * shift;
         Self {
-            count: chunk.len() as u64,
-            mean: mean + shift,
-            m2: m2 - left * shift,
-            m3: m3 - 3.0 * shift * m2 + 2.0 * left * square,
-            m4: m4 - 4.0 * shift * m3 + 6.0 * square * m2 - 3.0 * left * shift * square,
+            variance,
+            m3: canonical(m3 - 3.0 * shift * m2 + 2.0 * left * square),
+            m4: canonical(m4 - 4.0 * shift * m3 + 6.0 * square * m2 - 3.0 * left * shift * square),
         }
-        .canonical()
     }
 
-    /// Of values whose sum, or whose squares' sum, is beyond all numbers.
-    #[cold]
-    #[inline(never)]
-    fn of_large(chunk: &[f64]) -> Self {
-        let count = chunk.len() as u64;
-        if chunk.iter().any(|value| !value.is_finite()) {
-            return Self::far_apart(count, f64::NAN);
+    /// Of values that are so large that their powers are beyond all numbers, unless they are equal.
+    fn far_apart(variance: Variance) -> Self {
+        if variance.m2 == 0.0 {
+            return Self { variance, ..Self::default() };
         }
-        if chunk.iter().all(|value| *value == chunk[0]) {
-            return Self { count, mean: chunk[0], ..Self::default() };
-        }
-        // Divided before they are added, so that only the rounding of the last sum can be too much.
-        let mean: f64 = chunk.iter().map(|value| value / count as f64).sum();
-        Self::far_apart(count, mean.clamp(f64::MIN, f64::MAX))
-    }
-
-    /// Of values the sum of whose squared distances is beyond all numbers; NaN where the mean is.
-    fn far_apart(count: u64, mean: f64) -> Self {
-        let beyond = if mean.is_nan() { f64::NAN } else { f64::INFINITY };
-        Self { count, mean, m2: beyond, m3: f64::NAN, m4: beyond }.canonical()
-    }
-
-    /// With one NaN for all: which sign a sum gives to it differs between machines.
-    fn canonical(self) -> Self {
-        let one = |number: f64| if number.is_nan() { f64::NAN } else { number };
-        let Self { count, mean, m2, m3, m4 } = self;
-        Self { count, mean: one(mean), m2: one(m2), m3: one(m3), m4: one(m4) }
+        Self { variance, m3: f64::NAN, m4: variance.m2 }
     }
 }
 
@@ -210,42 +174,6 @@ impl Moments {
 fn quotient(above: f64, below: f64) -> Option<f64> {
     let quotient = above / below;
     (below.is_normal() && quotient.is_finite()).then_some(quotient)
-}
-
-/// The sum of the values: partial sums side by side, then those in order.
-#[inline(never)]
-fn sum(values: &[f64]) -> f64 {
-    let mut sums = [Pair::twice(0.0); 2];
-    let rest = in_blocks(values, |n, pair| sums[n % 2] = sums[n % 2] + pair);
-    let mut sums = side_by_side(sums);
-    rest.iter().enumerate().for_each(|(n, value)| sums[n % LANES] += value);
-    sums.iter().sum()
-}
-
-/// Sums of the first to fourth powers of the distances to `mean`.
-#[inline(never)]
-fn powers(values: &[f64], mean: f64) -> [f64; 4] {
-    let (zero, means) = ([Pair::twice(0.0); 2], Pair::twice(mean));
-    let (mut s1, mut s2, mut s3, mut s4) = (zero, zero, zero, zero);
-    let mut add = |n: usize, pair: Pair| {
-        let (n, distance) = (n % 2, pair - means);
-        let square = distance * distance;
-        s1[n] = s1[n] + distance;
-        s2[n] = s2[n] + square;
-        s3[n] = s3[n] + square * distance;
-        s4[n] = s4[n] + square * square;
-    };
-    let rest = in_blocks(values, &mut add);
-    for (n, pair) in rest.chunks(2).enumerate() {
-        // The distance of what fills up the last pair is zero.
-        add(n, Pair::of([pair[0], pair.get(1).copied().unwrap_or(mean)]));
-    }
-    [s1, s2, s3, s4].map(|sums| side_by_side(sums).iter().sum())
-}
-
-fn side_by_side(pairs: [Pair; 2]) -> [f64; LANES] {
-    let ([a, b], [c, d]) = (pairs[0].numbers(), pairs[1].numbers());
-    [a, b, c, d]
 }
 
 #[cfg(all(test, feature = "tables"))]
@@ -275,8 +203,8 @@ mod tests {
         let (mean, [m2, m3, m4]) = defined(values);
         let largest = values.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
         let scale = |power: i32| values.len() as f64 * largest.powi(power);
-        prop_assert!(close(found.mean, mean, largest));
-        prop_assert!(close(found.m2, m2, scale(2)), "{} {}", found.m2, m2);
+        prop_assert!(close(found.variance.mean, mean, largest));
+        prop_assert!(close(found.variance.m2, m2, scale(2)), "{} {}", found.variance.m2, m2);
         prop_assert!(close(found.m3, m3, scale(3)), "{} {}", found.m3, m3);
         prop_assert!(close(found.m4, m4, scale(4)), "{} {}", found.m4, m4);
         Ok(())
@@ -415,10 +343,10 @@ mod tests {
     #[test]
     fn a_nan_has_the_same_bits_everywhere() {
         let mut found = of(&[1e110, -1e110]);
-        assert_eq!((found.m2.is_finite(), found.m3.to_bits()), (true, f64::NAN.to_bits()));
+        assert_eq!((found.variance.m2.is_finite(), found.m3.to_bits()), (true, f64::NAN.to_bits()));
         found.merge(&of(&[-1e110, 1e110]));
         assert_eq!(found.m3.to_bits(), f64::NAN.to_bits());
-        assert_eq!(of(&[f64::INFINITY, f64::NEG_INFINITY]).mean.to_bits(), f64::NAN.to_bits());
+        assert_eq!(of(&[f64::INFINITY, f64::NEG_INFINITY]).variance.mean.to_bits(), f64::NAN.to_bits());
     }
 
     #[test]
