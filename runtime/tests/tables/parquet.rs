@@ -139,6 +139,30 @@ async fn large_files_are_read_by_ranges() {
 }
 
 #[tokio::test]
+async fn small_row_groups_are_fetched_together() {
+    let store = store();
+    let table = mixed(400_000);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::UNCOMPRESSED)
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(10_000));
+    let slice = put(&store, "x.parquet", encode_with(&table, properties)).await;
+    assert!(slice.object.pin.size > 16 << 20);
+    let meter = fanfold_storage::Meter::new();
+    let found = read(&store.with_meter(meter.clone()), source(std::slice::from_ref(&slice))).await.unwrap();
+    assert_eq!(found, nullable(&table));
+    // The footer, the first of 40 groups, and the others some at a time.
+    let usage = meter.usage();
+    assert!(usage.requests <= 2 + slice.object.pin.size.div_ceil(7 << 20), "{usage:?}");
+    // What is left out between them is no reason to fetch it.
+    let chosen = Slice { row_groups: Some((0..40).step_by(13).collect()), ..slice.clone() };
+    let meter = fanfold_storage::Meter::new();
+    let found = read(&store.with_meter(meter.clone()), source(&[chosen])).await.unwrap();
+    assert_eq!(found.num_rows(), 40_000);
+    assert!(meter.usage().bytes_read < slice.object.pin.size / 5, "{:?}", meter.usage());
+}
+
+#[tokio::test]
 async fn row_groups_are_chosen() {
     let store = store();
     let table = mixed(1_000);

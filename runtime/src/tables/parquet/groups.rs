@@ -19,13 +19,46 @@ use crate::tables::{
 
 /// Row groups up to this size are fetched while the one before is decoded.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
+/// Small ones that follow each other are fetched together, up to this size and with so many requests: each
+/// has its price, here and in the store. What is far larger has left the processor's caches when it is decoded.
+const TOGETHER_BYTES_MAX: u64 = 8 << 20;
+const TOGETHER_RANGES_MAX: usize = 8;
+
+/// Of the groups that are still to be read, what has been fetched of the first ones, and of the next what is
+/// on its way, each with how many groups that are.
+#[derive(Default)]
+pub(super) struct Fetched {
+    held: Option<(Sparse, usize)>,
+    ahead: Option<(Ahead, usize)>,
+}
+
+impl Fetched {
+    /// The bytes of the next group, if they are among these.
+    async fn next(&mut self) -> Result<Option<Sparse>, Problem> {
+        if self.held.is_none()
+            && let Some((ahead, groups)) = self.ahead.take()
+        {
+            self.held = Some((ahead.finish().await?, groups));
+        }
+        let Some((data, groups)) = self.held.take() else { return Ok(None) };
+        if groups > 1 {
+            self.held = Some((data.clone(), groups - 1));
+        }
+        Ok(Some(data))
+    }
+
+    /// How many of the groups that are still to be read it has already.
+    fn groups(&self) -> usize {
+        self.held.as_ref().map_or(0, |(_, groups)| *groups)
+    }
+}
 
 impl ParquetReader {
     /// Goes on to a group, or to the next part of it.
     pub(super) async fn begin(&mut self, index: usize) -> Result<Group, Problem> {
         self.part(index)?;
-        let data = match self.ahead.take() {
-            Some(ahead) => Some(ahead.finish().await?),
+        let data = match self.fetched.next().await? {
+            Some(data) => Some(data),
             None => self.fetch(index).await?,
         };
         let Some(data) = data else { return self.stream(index, 0, BATCH_ROWS_MAX) };
@@ -91,17 +124,29 @@ impl ParquetReader {
         fetch(&self.store, &self.slice, ranges).await.map(Some)
     }
 
-    /// Starts fetching the next group, if it is another one and small.
+    /// Starts fetching the next group, if it is another one and small, with those that follow as far as they
+    /// are small together.
     fn look_ahead(&mut self) -> Result<(), Problem> {
-        if self.whole.is_some() || !self.parts.is_empty() {
+        if self.whole.is_some() || !self.parts.is_empty() || self.fetched.ahead.is_some() {
             return Ok(());
         }
-        if let Some(next) = self.groups.front() {
-            let ranges = self.ranges(*next)?;
-            if total(&ranges) <= AHEAD_BYTES_MAX.min(self.held_bytes_max(*next)) {
-                self.ahead = Some(Ahead::start(&self.store, &self.slice, ranges));
-            }
+        let mut following = self.groups.iter().skip(self.fetched.groups());
+        let Some(next) = following.next() else { return Ok(()) };
+        let (mut ranges, mut groups) = (self.ranges(*next)?, 1);
+        if total(&ranges) > AHEAD_BYTES_MAX.min(self.held_bytes_max(*next)) {
+            return Ok(());
         }
+        for next in following {
+            // What is wrong with one is told when it is its turn.
+            let Ok(more) = self.ranges(*next) else { break };
+            let is_held = total(&more) <= self.held_bytes_max(*next);
+            let together = coalesce([ranges.as_slice(), &more].concat());
+            if !is_held || total(&together) > TOGETHER_BYTES_MAX || together.len() > TOGETHER_RANGES_MAX {
+                break;
+            }
+            (ranges, groups) = (together, groups + 1);
+        }
+        self.fetched.ahead = Some((Ahead::start(&self.store, &self.slice, ranges), groups));
         Ok(())
     }
 

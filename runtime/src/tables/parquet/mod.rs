@@ -2,8 +2,8 @@
 //! Parquet objects as batches: footer, then row group by row group.
 //!
 //! Of a row group only the wanted columns are fetched, in few large ranges; the
-//! next group's are fetched meanwhile when they are small. Page headers are
-//! checked ([`pages`]), then arrow-rs decodes from memory, as many rows at once as may be
+//! next group's are fetched meanwhile when they are small, together with those that follow when they
+//! are very small. Page headers are checked ([`pages`]), then arrow-rs decodes from memory, as many rows at once as may be
 //! held ([`fit`]). A row group that is too large for that is fetched in pieces and checked page by page as it is
 //! decoded ([`stream`]). Where an index of pages says
 //! that a filter passes only some of them, the others are neither fetched nor
@@ -53,6 +53,7 @@ use parquet::{
 };
 
 use self::{
+    groups::Fetched,
     pages::Budget,
     selection::{Indexed, Selected, Selection, select},
     stream::{Next, Room, Streamed},
@@ -62,7 +63,7 @@ use super::{
     Skipped,
     filter::RowFilter,
     guard::guard,
-    ranges::{Ahead, Sparse},
+    ranges::Sparse,
     select::{Decoded, First, Wanted},
 };
 
@@ -89,7 +90,7 @@ pub(super) struct ParquetReader {
     parts: VecDeque<Selected>,
     pruned: Skipped,
     whole: Option<Sparse>,
-    ahead: Option<Ahead>,
+    fetched: Fetched,
     current: Option<Group>,
     budget: Budget,
     room: Room,
@@ -190,7 +191,7 @@ impl ParquetReader {
             parts: VecDeque::new(),
             pruned,
             whole,
-            ahead: None,
+            fetched: Fetched::default(),
             current: None,
             budget: Budget::default(),
             room: Room::default(),
