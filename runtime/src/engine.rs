@@ -18,11 +18,17 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
-/// Memory, and as much of tables, that stays mapped in a slot between two guests
-/// and is wiped by hand: cheaper than giving pages back and faulting them in
-/// again. Where the kernel can tell which pages were written (Linux 6.7), only
-/// those are wiped: with hello 12 µs a call instead of 30.
+use crate::memory;
+
+/// What of tables, and at least of memory, stays mapped in a slot between two guests and is wiped by hand:
+/// cheaper than giving pages back and faulting them in again. Where the kernel can tell which
+/// pages were written (Linux 6.7), only those are wiped: with hello 12 µs a call instead of 30.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+/// The same of memory at most: about what a guest takes that adds up the batches of a table, which
+/// takes a fifth less of its thread for that.
+const KEEP_RESIDENT_BYTES_MAX: usize = 4 << 20;
+/// All slots together keep no more than one part in so many of the machine's memory.
+const KEEP_RESIDENT_PART: u64 = 16;
 /// Slots that stay bound to the last component that ran in them.
 const WARM_SLOTS_MAX: u32 = 64;
 
@@ -107,11 +113,18 @@ fn pool() -> InstanceAllocationStrategy {
         .max_tables_per_module(limits::TABLES_MAX)
         .max_memory_size(usize::try_from(limits::MEMORY_BYTES_MAX).unwrap_or(usize::MAX))
         .table_elements(limits::TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .linear_memory_keep_resident(keep_resident_bytes(memory::machine_bytes()))
         .table_keep_resident(KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto)
         .max_unused_warm_slots(WARM_SLOTS_MAX);
     InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// The memory that a slot keeps on a machine with so much.
+fn keep_resident_bytes(machine_bytes: u64) -> usize {
+    let share = machine_bytes / KEEP_RESIDENT_PART / limits::SANDBOXES_MAX as u64;
+    usize::try_from(share)
+        .map_or(KEEP_RESIDENT_BYTES_MAX, |share| share.clamp(KEEP_RESIDENT_BYTES, KEEP_RESIDENT_BYTES_MAX))
 }
 
 /// Advances the epoch from a plain thread: a busy async runtime must not be
@@ -144,4 +157,16 @@ fn compatibility(engine: &Engine) -> [u8; 32] {
     let mut sha = Sha(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut sha);
     sha.0.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_keep_a_part_of_the_machine_s_memory_at_most() {
+        assert_eq!(keep_resident_bytes(1 << 30), KEEP_RESIDENT_BYTES);
+        assert_eq!(keep_resident_bytes(8 << 30), 2 << 20);
+        assert_eq!(keep_resident_bytes(u64::MAX), KEEP_RESIDENT_BYTES_MAX);
+    }
 }

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 /// The memory of the host, or less where a control group is bounded: that of this process or
 /// one around it (Linux, «Control Group v2», `memory.max`).
-pub(super) fn bytes() -> u64 {
+pub(crate) fn bytes() -> u64 {
     let host = rustix::system::sysinfo();
     let host = u64::from(host.mem_unit) * host.totalram as u64;
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

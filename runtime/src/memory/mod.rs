@@ -20,7 +20,10 @@ use std::sync::{
 
 use tokio::sync::{Mutex, Notify};
 
-pub(crate) use self::demand::{Demand, Demands};
+pub(crate) use self::{
+    demand::{Demand, Demands},
+    machine::bytes as machine_bytes,
+};
 
 /// The least memory for sandboxes that a process is to be given.
 pub const BUDGET_BYTES_MIN: u64 = 64 << 20;
