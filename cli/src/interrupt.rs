@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ctrl-C and SIGTERM, for commands that have something to give up before they end.
+//! Ctrl-C, SIGTERM and closed terminals, for commands that have something to give up before they end.
 //!
 //! Others leave them to the system, which ends them at once. A thread of its own listens, since the
 //! program's may stand still in a pipe that nobody reads. Invariant: the second signal ends the program

@@ -12,7 +12,7 @@ mod welcome;
 
 pub use welcome::{exports, variables};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{data::Data, listen::Listeners, parts::Parts};
 use crate::{
@@ -69,10 +69,12 @@ fn keep_profile(data: &Data, gateway: std::net::SocketAddr, store: std::net::Soc
     }
 }
 
-/// SIGINT and SIGTERM.
+/// SIGINT and SIGTERM, and SIGHUP, which comes when the terminal is closed.
 pub struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    interrupt: Signal,
+    terminate: Signal,
+    /// Not where it is ignored: `nohup` has asked for that.
+    hangup: Option<Signal>,
 }
 
 impl Stop {
@@ -81,7 +83,11 @@ impl Stop {
         let listen = |kind| {
             signal(kind).map_err(|cause| Error::service(format!("signals cannot be listened to: {cause}")))
         };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: heeds_hangup().then(|| listen(SignalKind::hangup())).transpose()?,
+        })
     }
 
     /// Comes back when the process is told to stop. A second signal ends it at once.
@@ -98,22 +104,60 @@ impl Stop {
     /// Ends the process when it is told. Waits beside the runtime of the service, which no longer
     /// runs what it was given while it is let go, and waits then for files to be read and written.
     fn ends_process(mut self) {
+        // A terminal that is closed tells twice: the kernel does, and the shell that it ran.
+        self.hangup = None;
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
         runtime.block_on(self.one());
         std::process::exit(130);
     }
 
     async fn one(&mut self) {
+        let Self { interrupt, terminate, hangup } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hung_up => {}
         }
     }
+}
+
+/// Whether this process is to hear of a hangup: whoever listens to a signal no longer ignores it. Where the
+/// system does not say, it is left as it is.
+fn heeds_hangup() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| heeds(&status))
+}
+
+/// The same, of what Linux says of a process: the signals that it ignores are bits, the first one SIGHUP's.
+fn heeds(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    ignored.is_some_and(|bits| bits & 1 == 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_closed_terminal_stops_unless_hangups_are_ignored() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let mut stop = Stop::listen().unwrap();
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let told = tokio::time::timeout(std::time::Duration::from_secs(5), stop.one()).await;
+        assert_eq!(told.is_ok(), heeds_hangup());
+        // The shell's, behind the kernel's.
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let check = |status: &str, expected| assert_eq!(heeds(status), expected, "{status:?}");
+        check("Name:\tfanfold\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n", true);
+        check("SigIgn:\t0000000000001001\n", false);
+        check("", false);
+    }
 
     #[tokio::test]
     async fn a_port_in_use_leaves_no_folder_behind() {
