@@ -54,7 +54,11 @@ pub fn parse(text: &str) -> Option<f64> {
     let mut parts = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
     let (year, month) = (parts.next()??, parts.next().unwrap_or(Some(1))?);
     let day = parts.next().unwrap_or(Some(1))?;
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !(0..=9_999).contains(&year) {
+    if !(1..=12).contains(&month) || day < 1 || !(0..=9_999).contains(&year) {
+        return None;
+    }
+    // A day too many would be one of the next month.
+    if day > days_from_civil(year + month / 12, month % 12 + 1, 1) - days_from_civil(year, month, 1) {
         return None;
     }
     let since_midnight = match time {
@@ -179,6 +183,8 @@ mod tests {
         check("2026", parse("2026-01-01"));
         check("1969-12-31T23:59:59.5Z", Some(-500.0));
         check("1970-01-01T24:00", Some(DAY_MS));
+        check("2024-02-29", parse("2024-02-28T24:00"));
+        check("2026-12-31", parse("2027-01-01").map(|next| next - DAY_MS));
         for same in [
             "2000-02-29T12:00:00Z",
             "2000-02-29t12:00:00z",
@@ -196,6 +202,13 @@ mod tests {
         for none in [
             "soon",
             "2026-13-01",
+            "2026-00-01",
+            "2026-01-00",
+            "2026-02-29",
+            "2026-02-31",
+            "1900-02-29",
+            "2026-04-31",
+            "2026-12-32",
             "2026-01-01Tnan",
             "2026-01-01T1e308",
             "2026-01-01T25:00",
