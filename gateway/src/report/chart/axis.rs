@@ -220,7 +220,7 @@ fn legend_height(plot: &Plot<'_>) -> f64 {
     }
 }
 
-/// What the ends of a ramp are called, the dark one first.
+/// What the ends of a ramp are called, the larger one first.
 fn ends(channel: &Channel, from: f64, to: f64, moments: bool) -> [String; 2] {
     let step = (to - from) / 100.0;
     [to, from].map(|end| match &channel.format {
@@ -264,13 +264,13 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
                     ("y", y.into()),
                     ("width", 12.0.into()),
                     ("height", 5.2.into()),
-                    ("fill", color.as_str().into()),
+                    ("fill", (&color).into()),
                 ];
                 svg.mark("rect", &field, "");
             }
-            let [dark, light] = ends(channel, *from, *to, *moments);
-            svg.words(x + 17.0, 26.0, "label", "start", &dark);
-            svg.words(x + 17.0, 18.0 + STEPS as f64 * 5.0, "label", "start", &light);
+            let [larger, smaller] = ends(channel, *from, *to, *moments);
+            svg.words(x + 17.0, 26.0, "label", "start", &larger);
+            svg.words(x + 17.0, 18.0 + STEPS as f64 * 5.0, "label", "start", &smaller);
         }
     }
 }

@@ -20,7 +20,26 @@ const PALETTE: [&str; 10] = [
 ];
 /// Of what has no colour of its own.
 const GREY: &str = "#9aa4ae";
-const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0, 62.0, 120.0]];
+/// Stops between two ends, as red, green and blue.
+type Ramp = [[f64; 3]; 3];
+/// More is darker on a light page and lighter on a dark one, where the other end of each is what fades.
+const ON_LIGHT: Ramp = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0, 62.0, 120.0]];
+const ON_DARK: Ramp = [[84.0, 146.0, 200.0], [140.0, 192.0, 232.0], [232.0, 243.0, 252.0]];
+
+/// A colour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Color {
+    /// What it is, unless a dark page has another.
+    pub usual: String,
+    /// What it is on a dark page, if that is another.
+    pub on_dark: Option<String>,
+}
+
+impl From<&str> for Color {
+    fn from(color: &str) -> Self {
+        Self { usual: color.to_owned(), on_dark: None }
+    }
+}
 
 /// How a layer's colours are chosen.
 #[derive(Clone, Debug)]
@@ -34,9 +53,9 @@ pub enum Colors {
     },
     /// A ramp between two amounts or moments.
     Ramp {
-        /// The lightest.
+        /// The smaller one, which fades.
         from: f64,
-        /// The darkest, and the larger one.
+        /// The larger one.
         to: f64,
         /// Values are milliseconds since 1970.
         moments: bool,
@@ -45,14 +64,14 @@ pub enum Colors {
 
 impl Colors {
     /// The colour of a mark with this value; grey without one, and where the scale does not have it.
-    pub fn of(&self, value: Option<&Value>) -> String {
+    pub fn of(&self, value: Option<&Value>) -> Color {
         let own = value.and_then(|value| match self {
-            Self::Names { names, range } => names.place(value).map(|place| in_turn(range, place).to_owned()),
+            Self::Names { names, range } => names.place(value).map(|place| in_turn(range, place).into()),
             Self::Ramp { from, to, moments } => {
                 number(value, *moments).map(|value| ramp((held(value) - from) / (to - from)))
             }
         });
-        own.unwrap_or_else(|| GREY.to_owned())
+        own.unwrap_or_else(|| GREY.into())
     }
 }
 
@@ -86,12 +105,16 @@ pub fn nth(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
 }
 
-/// A colour of the ramp; 0 is light, 1 is dark.
-pub fn ramp(share: f64) -> String {
-    let share = share.clamp(0.0, 1.0) * (RAMP.len() - 1) as f64;
-    let lower = (share.floor() as usize).min(RAMP.len() - 2);
+/// A colour of the ramp; 0 fades, 1 stands out.
+pub fn ramp(share: f64) -> Color {
+    Color { usual: mixed(&ON_LIGHT, share), on_dark: Some(mixed(&ON_DARK, share)) }
+}
+
+fn mixed(ramp: &Ramp, share: f64) -> String {
+    let share = share.clamp(0.0, 1.0) * (ramp.len() - 1) as f64;
+    let lower = (share.floor() as usize).min(ramp.len() - 2);
     let part = share - lower as f64;
-    let mixed = [0, 1, 2].map(|i| (RAMP[lower][i] * (1.0 - part) + RAMP[lower + 1][i] * part).round() as u8);
+    let mixed = [0, 1, 2].map(|i| (ramp[lower][i] * (1.0 - part) + ramp[lower + 1][i] * part).round() as u8);
     format!("#{:02x}{:02x}{:02x}", mixed[0], mixed[1], mixed[2])
 }
 
@@ -135,18 +158,18 @@ mod tests {
         check(from(9.0), json!([4, 8]), json!(8), 0.0);
         check(from(9.0), json!([]), json!(9), 0.5);
         check(json!({"scale": {"domainMax": 10}}), json!([0, 5]), json!(5), 0.5);
-        assert_eq!(over(json!({}), json!([1, 2])).of(Some(&json!("x"))), GREY);
+        assert_eq!(over(json!({}), json!([1, 2])).of(Some(&json!("x"))), GREY.into());
     }
 
     #[test]
     fn names_that_are_not_on_the_scale_are_grey() {
         let names = Names::new(&[&json!("a"), &json!("b")]);
         let colors = Colors::Names { names: names.clone(), range: Vec::new() };
-        assert_eq!(colors.of(Some(&json!("b"))), nth(1));
-        assert_eq!((colors.of(Some(&json!("c"))), colors.of(None)), (GREY.to_owned(), GREY.to_owned()));
+        assert_eq!(colors.of(Some(&json!("b"))), nth(1).into());
+        assert_eq!((colors.of(Some(&json!("c"))), colors.of(None)), (GREY.into(), GREY.into()));
         // Fewer colours than names come again.
         let colors = Colors::Names { names, range: vec!["red".to_owned()] };
-        assert_eq!(["a", "b", "c"].map(|name| colors.of(Some(&json!(name)))), ["red", "red", GREY]);
+        assert_eq!(["a", "b", "c"].map(|name| colors.of(Some(&json!(name))).usual), ["red", "red", GREY]);
     }
 
     #[test]
@@ -155,7 +178,44 @@ mod tests {
         assert_eq!(checked("rgb(1, 2, 3)").as_deref(), Some("rgb(1, 2, 3)"));
         assert_eq!(checked("url(http://x)"), None);
         assert_eq!(checked("red;x:y"), None);
-        assert_eq!((ramp(0.0).as_str(), ramp(1.0).as_str()), ("#deebf7", "#103e78"));
+        assert_eq!((ramp(0.0).usual.as_str(), ramp(1.0).usual.as_str()), ("#deebf7", "#103e78"));
         assert_eq!(ramp(9.0), ramp(1.0));
+    }
+
+    /// Red, green and blue of what is written as `#rrggbb`.
+    fn parts(color: &str) -> [f64; 3] {
+        [1, 3, 5].map(|at| f64::from(u8::from_str_radix(&color[at..at + 2], 16).unwrap()))
+    }
+
+    /// The relative luminance of WCAG 2.2.
+    fn luminance(parts: [f64; 3]) -> f64 {
+        let [red, green, blue] = parts.map(|part| match part / 255.0 {
+            part if part <= 0.040_45 => part / 12.92,
+            part => ((part + 0.055) / 1.055).powf(2.4),
+        });
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+
+    /// The contrast that WCAG 2.2 (1.4.11) asks of what is drawn, to what is behind it.
+    #[test]
+    fn marks_stand_out_from_a_dark_page() {
+        let style = include_str!("../page.css");
+        let (_, dark) = style.split_once("prefers-color-scheme: dark").unwrap();
+        let (_, paper) = dark.split_once("--paper: ").unwrap();
+        let paper = parts(&paper[..7]);
+        let mut before = 0.0;
+        for step in 0..=100 {
+            let color = ramp(f64::from(step) / 100.0).on_dark.unwrap();
+            // Areas let through what is behind them.
+            for opacity in [1.0, 0.7] {
+                let mark = parts(&color);
+                let seen = [0, 1, 2].map(|i| mark[i] * opacity + paper[i] * (1.0 - opacity));
+                let contrast = (luminance(seen) + 0.05) / (luminance(paper) + 0.05);
+                assert!(contrast >= 3.0, "{color} at {opacity}: {contrast}");
+            }
+            let light = luminance(parts(&color));
+            assert!(light >= before, "{color}");
+            before = light;
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{
-    color::{checked, nth},
+    color::{Color, checked, nth},
     plot::{Axis, Plot},
     scale::{Scale, key, name},
     spec::{Channel, Layer, Mark, Row, Source, shortened},
@@ -39,10 +39,10 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    fn color(&self, row: Option<&Row>) -> String {
+    fn color(&self, row: Option<&Row>) -> Color {
         match (&self.plot.series, &self.layer.series) {
             (Some((_, colors)), Some(channel)) => colors.of(row.and_then(|row| channel.of(row))),
-            _ => self.layer.color.as_deref().and_then(checked).unwrap_or_else(|| nth(0).to_owned()),
+            _ => self.layer.color.as_deref().and_then(checked).as_deref().unwrap_or(nth(0)).into(),
         }
     }
 
@@ -151,7 +151,7 @@ impl Pen<'_> {
             ("y", y.0.into()),
             ("width", x.1.max(0.0).into()),
             ("height", y.1.max(0.0).into()),
-            ("fill", color.as_str().into()),
+            ("fill", (&color).into()),
             ("fill-opacity", self.layer.opacity.unwrap_or(1.0).into()),
         ];
         svg.mark("rect", &attributes, &self.tooltip(row));
@@ -193,7 +193,7 @@ impl Pen<'_> {
         }
     }
 
-    fn stroke(&self, svg: &mut Svg, points: &[(f64, f64)], color: &str) {
+    fn stroke(&self, svg: &mut Svg, points: &[(f64, f64)], color: &Color) {
         if points.is_empty() {
             return;
         }
@@ -226,7 +226,7 @@ impl Pen<'_> {
             let outline = format!("{}Z", path(&[upper, lower].concat()));
             let attributes = [
                 ("d", outline.as_str().into()),
-                ("fill", color.as_str().into()),
+                ("fill", (&color).into()),
                 ("fill-opacity", self.layer.opacity.unwrap_or(0.7).into()),
             ];
             svg.mark("path", &attributes, "");
@@ -242,7 +242,7 @@ impl Pen<'_> {
                 ("cx", x.into()),
                 ("cy", y.into()),
                 ("r", radius.into()),
-                ("fill", color.as_str().into()),
+                ("fill", (&color).into()),
                 ("fill-opacity", self.layer.opacity.unwrap_or(0.8).into()),
             ];
             svg.mark("circle", &attributes, &self.tooltip(row));
@@ -268,14 +268,14 @@ impl Pen<'_> {
             let (Some(x), Some(y)) = (ends(Axis::X), ends(Axis::Y)) else { continue };
             let color = match layer.color.is_some() || layer.series.is_some() {
                 true => self.color(Some(row)),
-                false => "#6b7785".to_owned(),
+                false => "#6b7785".into(),
             };
             let mut attributes = vec![
                 ("x1", x.0.into()),
                 ("y1", y.0.into()),
                 ("x2", x.1.into()),
                 ("y2", y.1.into()),
-                ("stroke", color.as_str().into()),
+                ("stroke", (&color).into()),
                 ("stroke-width", 1.5.into()),
             ];
             if layer.dashed {
@@ -296,7 +296,7 @@ impl Pen<'_> {
                 ("y1", (y - dy).into()),
                 ("x2", (x + dx).into()),
                 ("y2", (y + dy).into()),
-                ("stroke", color.as_str().into()),
+                ("stroke", (&color).into()),
                 ("stroke-width", 1.5.into()),
             ];
             svg.mark("line", &attributes, &self.tooltip(row));

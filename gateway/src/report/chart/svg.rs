@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use super::color::Color;
+
 /// A picture being written.
 #[derive(Default)]
 pub struct Svg {
@@ -23,6 +25,8 @@ pub enum Attr<'a> {
     At(f64),
     /// Words.
     Is(&'a str),
+    /// What a mark is painted with.
+    Paint(&'a Color),
 }
 
 impl From<f64> for Attr<'_> {
@@ -34,6 +38,12 @@ impl From<f64> for Attr<'_> {
 impl<'a> From<&'a str> for Attr<'a> {
     fn from(value: &'a str) -> Self {
         Self::Is(value)
+    }
+}
+
+impl<'a> From<&'a Color> for Attr<'a> {
+    fn from(value: &'a Color) -> Self {
+        Self::Paint(value)
     }
 }
 
@@ -112,6 +122,12 @@ impl Svg {
             let _ = match value {
                 Attr::At(value) => write!(self.text, " {attribute}=\"{}\"", pixels(*value)),
                 Attr::Is(text) => write!(self.text, " {attribute}=\"{}\"", escape(text)),
+                Attr::Paint(color) => {
+                    // The page's style takes `color` where it is dark; a picture by itself does not look at it.
+                    let on_dark = color.on_dark.as_ref().map(|dark| format!(" color=\"{}\"", escape(dark)));
+                    let (usual, on_dark) = (escape(&color.usual), on_dark.unwrap_or_default());
+                    write!(self.text, " {attribute}=\"{usual}\"{on_dark}")
+                }
             };
         }
         self.text.push('>');
