@@ -10,7 +10,7 @@ if [ ! -d state ]; then
   # What an earlier run began, if it was interrupted, is nobody's yet.
   rm -rf state.part
   mkdir state.part
-  random 32 >state.part/token
+  printf 'ff_%s' "$(random 32)" >state.part/token
   printf %s "$(cat state.part/token)" | sha256sum | cut -d' ' -f1 >state.part/token-digests
   printf '%s\n%s\n' "$(random 10)" "$(random 20)" >state.part/store-credentials
   cat >state.part/s3.json <<JSON

@@ -158,18 +158,34 @@ impl TokenDigest {
 }
 
 /// A line of a configuration's file: 64 hexadecimal digits and, where the token expires, `until`
-/// and a time (RFC 3339). The error is what was expected.
+/// and a time (RFC 3339). The error is what was expected and found, without what stands there: that may be
+/// a token.
 impl FromStr for TokenDigest {
-    type Err = &'static str;
+    type Err = String;
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         let (digits, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let digest = Self::from_hex(digits).ok_or("64 hexadecimal digits")?;
+        let digest = Self::from_hex(digits).ok_or_else(|| {
+            let found = match digits {
+                token if token.starts_with(PREFIX) => "a token itself".to_owned(),
+                digits if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                    format!("{} of them", digits.len())
+                }
+                _ => "something else".to_owned(),
+            };
+            format!(
+                "expected the SHA-256 digest of a token, 64 hexadecimal digits, found {found}; \
+                 `printf %s \"$(cat token)\" | sha256sum` makes the digest of the one in the file token"
+            )
+        })?;
         if rest.is_empty() {
             return Ok(digest);
         }
         let time = rest.trim_start().strip_prefix("until ").map(str::trim);
         let at = time.and_then(rfc3339::time);
-        Ok(digest.until(at.ok_or("`until` and a time such as 2027-06-30T00:00:00Z behind the digits")?))
+        let at = at.ok_or(
+            "expected `until` and a time such as 2027-06-30T00:00:00Z behind the digits, found something else",
+        )?;
+        Ok(digest.until(at))
     }
 }
 
@@ -185,13 +201,7 @@ pub(crate) fn whose<'a>(
     headers: &HeaderMap,
     sets: impl IntoIterator<Item = &'a [TokenDigest]>,
 ) -> Option<usize> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let found = TokenDigest::of(token.trim());
+    let found = TokenDigest::of(bearer(headers)?);
     let (mut any, mut whose) = (Choice::from(0), 0);
     for (at, tokens) in (0_u64..).zip(sets) {
         for token in tokens {
@@ -201,6 +211,14 @@ pub(crate) fn whose<'a>(
         }
     }
     bool::from(any).then(|| usize::try_from(whose).ok()).flatten()
+}
+
+/// What is sent as a token.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Whether a path needs no token.
@@ -241,8 +259,19 @@ fn found(headers: &HeaderMap, tokens: &[TokenDigest]) -> String {
     let expired = whose(headers, tokens.iter().map(slice::from_ref)).and_then(|at| tokens[at].expires_at);
     match expired {
         Some(at) => format!("one that expired at {at}"),
+        None if is_digest(headers, tokens) => {
+            "what `token_digests` has as the digest of one; the digest of this one belongs there, if it is one"
+                .to_owned()
+        }
         None => unknown(headers).to_owned(),
     }
+}
+
+/// Whether a digest is sent in place of its token. A token of 64 hexadecimal digits that stands itself in the
+/// file looks like one, so the file cannot be refused for it.
+fn is_digest(headers: &HeaderMap, tokens: &[TokenDigest]) -> bool {
+    let Some(sent) = bearer(headers).and_then(TokenDigest::from_hex) else { return false };
+    tokens.iter().fold(Choice::from(0), |any, token| any | token.sha256.ct_eq(&sent.sha256)).into()
 }
 
 fn unknown(headers: &HeaderMap) -> &'static str {
@@ -318,24 +347,40 @@ mod tests {
         check("two", 9_000, true);
         assert_eq!(found(&headers("one"), &tokens), "one that expired at 1970-01-01T00:00:09.000Z");
         assert_eq!(found(&headers("three"), &tokens), "another");
+        let digest = TokenDigest::of("two").to_hex();
+        assert!(found(&headers(&digest), &tokens).starts_with("what `token_digests` has as the digest"));
+        assert!(!is_authorized(&headers(&digest), &tokens, Timestamp(7)));
+        assert_eq!(found(&headers(&TokenDigest::of("three").to_hex()), &tokens), "another");
     }
 
     #[test]
     fn lines_of_digests_are_checked() {
         let digits = "5f".repeat(32);
+        let read = |line: &str| line.parse::<TokenDigest>().map(|digest| digest.expires_at.map(|at| at.0));
         let check = |rest: &str, expected: Result<Option<u64>, &str>| {
-            let read = format!("{digits}{rest}").parse::<TokenDigest>();
-            assert_eq!(read.map(|digest| digest.expires_at.map(|at| at.0)), expected, "{rest:?}");
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(read(&format!("{digits}{rest}")), expected, "{rest:?}");
         };
-        let no_time = Err("`until` and a time such as 2027-06-30T00:00:00Z behind the digits");
+        let no_time = Err(
+            "expected `until` and a time such as 2027-06-30T00:00:00Z behind the digits, found something else",
+        );
         check("", Ok(None));
         check(" until 1970-01-01T00:00:09Z", Ok(Some(9_000)));
         check("\tuntil  1970-01-01 00:00:09", Ok(Some(9_000)));
         check(" until 1970-01-01T05:00:09.250+05:00", Ok(Some(9_250)));
-        check("0", Err("64 hexadecimal digits"));
         check(" 1970-01-01T00:00:09Z", no_time);
         check(" until tomorrow", no_time);
         check(" until 1969-01-01T00:00:00Z", no_time);
+        let refused = |line: &str, found: &str| {
+            let told = read(line).unwrap_err();
+            let expected = "expected the SHA-256 digest of a token, 64 hexadecimal digits, found ";
+            assert!(told.starts_with(&format!("{expected}{found}; ")) && !told.contains(line), "{told}");
+        };
+        refused(&format!("{digits}0"), "65 of them");
+        refused(&digits[..40], "40 of them");
+        refused(&format!("{PREFIX}{digits}"), "a token itself");
+        refused("correct-horse", "something else");
+        refused(&format!("sha256:{digits}"), "something else");
     }
 
     #[test]

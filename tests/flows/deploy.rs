@@ -421,7 +421,7 @@ fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
         format!("{}\n{}\n", keys["accessKey"].as_str().unwrap(), keys["secretKey"].as_str().unwrap()),
         store
     );
-    assert_eq!(token.len(), 64);
+    assert_eq!(token.len(), 67);
     make();
     assert_eq!(read("token"), token, "it is not made anew");
 }

@@ -401,9 +401,7 @@ fn tokens(key: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<TokenDigest> {
         match line.parse() {
             Ok(digest) => tokens.push(digest),
             Err(_) if line.is_empty() || line.starts_with('#') => {}
-            Err(expected) => {
-                mistakes.note(key, format!("expected {expected} on line {}, found something else", at + 1));
-            }
+            Err(mistake) => mistakes.note(key, format!("on line {} {mistake}", at + 1)),
         }
     }
     tokens
