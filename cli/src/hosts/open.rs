@@ -49,12 +49,12 @@ impl Ways {
         if mistakes.are_about("nats") {
             ways.nats = None;
         }
-        let (_, problems) = ways.look([]).await;
+        let (_, problems) = ways.look([], others).await;
         Err(mistakes.with([others, &problems[..]].concat()).into_error(path))
     }
 
-    /// Reaches both, and waits with this patience for what cannot serve yet unless the start fails in any case.
-    /// `others` are problems that were found before.
+    /// Reaches both, and waits with this patience for what cannot serve yet. With `others`, problems that were
+    /// found before, the start fails in any case: then nothing is waited for, made or changed.
     ///
     /// # Errors
     /// Everything that is wrong, together.
@@ -64,28 +64,25 @@ impl Ways {
         mut others: Vec<String>,
         patience: &Patience,
     ) -> Result<(Store, Backbone)> {
-        let Self { store, nats, bucket } = self;
         if !others.is_empty() {
-            patience.give_up();
+            let (_, problems) = self.look([], &others).await;
+            others.extend(problems);
+            return Err(absent(path, &others));
         }
+        let Self { store, nats, bucket } = self;
         let store = async { reach_store(store, &bucket, patience).await.inspect_err(|_| patience.give_up()) };
         let nats = async { reach_nats(nats, patience).await.inspect_err(|_| patience.give_up()) };
-        let (store, backbone) = tokio::join!(store, nats);
-        let opened = match (store, backbone) {
-            (Ok(store), Ok(backbone)) if others.is_empty() => {
-                match arbitrated(&store, &backbone, &bucket, patience).await {
-                    Ok(store) => return Ok((store, backbone)),
-                    Err(error) => Err(vec![format!("store: {error}")]),
-                }
+        let problems = match tokio::join!(store, nats) {
+            (Ok(store), Ok(backbone)) => match arbitrated(&store, &backbone, &bucket, patience).await {
+                Ok(store) => return Ok((store, backbone)),
+                Err(error) => vec![format!("store: {error}")],
+            },
+            (store, backbone) => {
+                let nats = backbone.err().map(|problem| format!("nats: {problem}"));
+                store.err().into_iter().chain(nats).collect()
             }
-            (store, backbone) => Err([store.err(), backbone.err().map(|problem| format!("nats: {problem}"))]
-                .into_iter()
-                .flatten()
-                .collect()),
         };
-        let problems: std::result::Result<(), Vec<String>> = opened;
-        others.extend(problems.err().unwrap_or_default());
-        Err(absent(path, &others))
+        Err(absent(path, &problems))
     }
 
     /// Reaches both, changes nothing, and says what a start would make. `buckets` are those that it needs
@@ -99,7 +96,7 @@ impl Ways {
         buckets: impl IntoIterator<Item = String>,
         mut others: Vec<String>,
     ) -> Result<()> {
-        let (missing, problems) = self.look(buckets).await;
+        let (missing, problems) = self.look(buckets, &others).await;
         others.extend(problems);
         if !others.is_empty() {
             return Err(absent(path, &others));
@@ -111,10 +108,16 @@ impl Ways {
 }
 
 impl Ways {
-    /// What is missing, and what is wrong, of both.
-    async fn look(self, buckets: impl IntoIterator<Item = String>) -> (Vec<String>, Vec<String>) {
+    /// What is missing, and what is wrong, of both beside `others`.
+    async fn look(
+        self,
+        buckets: impl IntoIterator<Item = String>,
+        others: &[String],
+    ) -> (Vec<String>, Vec<String>) {
         let buckets = buckets.into_iter().chain([self.bucket]).collect();
-        let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(self.nats));
+        // With certificates that are wrong it would be told to be wrong itself.
+        let nats = self.nats.filter(|_| !others.iter().any(|problem| problem.starts_with("nats.")));
+        let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(nats));
         let (mut missing, mut problems) = (Vec::new(), Vec::new());
         for found in [store, nats.map_err(|problem| format!("nats: {problem}"))] {
             match found {
@@ -250,6 +253,34 @@ mod tests {
             mistakes.note("slots", "expected some");
             let told = ways.admit(Path::new("f"), mistakes, &[]).await.unwrap_err().to_string();
             assert_eq!(told.contains("store"), is_asked, "{bucket:?}: {told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_certificate_for_nats_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, "no certificate").unwrap();
+        for ca in [folder.path().join("none.pem"), file] {
+            let nats: config::Nats =
+                toml::from_str(&format!("urls = [\"nats://127.0.0.1:1\"]\nca = {ca:?}")).unwrap();
+            let others = || crate::hosts::tls::problems(None, &nats);
+            let ways = Ways {
+                store: None,
+                nats: nats.build(&mut Mistakes::default()),
+                bucket: "fanfold".to_owned(),
+            };
+            let mut mistakes = Mistakes::default();
+            mistakes.note("slots", "expected some");
+            let path = Path::new("f");
+            let told = [
+                ways.admit(path, mistakes, &others()).await,
+                ways.clone().open(path, others(), &Patience::of_start()).await.map(drop),
+                ways.check(path, [], others()).await,
+            ];
+            for told in told.map(|told| told.unwrap_err().to_string()) {
+                assert!(told.contains("nats.ca: ") && told.matches("nats").count() == 1, "{told}");
+            }
         }
     }
 
