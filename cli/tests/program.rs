@@ -117,6 +117,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
     here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
+    here.check(&["dev", "--memory", "100TiB"], 2, "at most");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");
     here.check(&["logs", "f", "--task", "0"], 2, "--task");
     let page = ["result", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "--html", "--output", "json"];

@@ -65,7 +65,7 @@ use crate::{
 };
 pub use crate::{
     compile::{CompilerCommand, compile_child},
-    memory::{BUDGET_BYTES_MIN, Memory},
+    memory::{Memory, budget_mistake},
 };
 
 /// How a runtime is set up.

@@ -6,8 +6,8 @@
 
 use std::net::SocketAddr;
 
-use fanfold_protocol::{limits, size::ByteSize};
-use fanfold_runtime::BUDGET_BYTES_MIN;
+use fanfold_protocol::limits;
+use fanfold_runtime::budget_mistake;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
@@ -51,9 +51,8 @@ pub fn check(args: &Dev) -> Result<()> {
     if let Some(workers) = args.workers.filter(|workers| !(1..=most).contains(workers)) {
         return Err(Error::usage(format!("--workers must be 1 to {most}, found {workers}")));
     }
-    if let Some(memory) = args.memory.filter(|memory| memory.0 < BUDGET_BYTES_MIN) {
-        let least = ByteSize(BUDGET_BYTES_MIN);
-        return Err(Error::usage(format!("--memory must be at least {least}, found {memory}")));
+    if let Some(mistake) = args.memory.and_then(budget_mistake) {
+        return Err(Error::usage(format!("--memory: {mistake}")));
     }
     Ok(())
 }

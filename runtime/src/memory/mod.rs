@@ -18,6 +18,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
 };
 
+use fanfold_protocol::size::ByteSize;
 use tokio::sync::{Mutex, Notify};
 
 pub(crate) use self::{
@@ -26,7 +27,7 @@ pub(crate) use self::{
 };
 
 /// The least memory for sandboxes that a process is to be given.
-pub const BUDGET_BYTES_MIN: u64 = 64 << 20;
+const BUDGET_BYTES_MIN: u64 = 64 << 20;
 /// What is counted: a page of wasm.
 const PAGE_BYTES: u64 = 64 << 10;
 /// One part in so many is kept for calls.
@@ -48,6 +49,23 @@ pub struct Memory {
 pub(crate) fn default_bytes() -> u64 {
     let bytes = machine::bytes();
     (bytes - bytes / 4).max(BUDGET_BYTES_MIN)
+}
+
+/// What is wrong with giving so much memory to all sandboxes of a process together: there has to be some, and
+/// beyond what there is here the kernel would end the process.
+pub fn budget_mistake(budget: ByteSize) -> Option<String> {
+    out_of(ByteSize(machine::bytes()), budget)
+}
+
+fn out_of(there: ByteSize, budget: ByteSize) -> Option<String> {
+    let (least, most) = (ByteSize(BUDGET_BYTES_MIN), ByteSize(there.0 >> 20 << 20));
+    if budget < least {
+        Some(format!("expected at least {least} for all functions, found {budget}"))
+    } else if budget > there {
+        Some(format!("expected at most {most}, which this machine or its control group has, found {budget}"))
+    } else {
+        None
+    }
 }
 
 /// What a sandbox is for.
@@ -265,6 +283,19 @@ mod tests {
     use futures::{FutureExt as _, future::BoxFuture};
 
     use super::*;
+
+    #[test]
+    fn no_more_is_given_than_there_is() {
+        let check = |budget: &str, expected: Option<&str>| {
+            let there = ByteSize((8 << 30) + 1);
+            assert_eq!(out_of(there, budget.parse().unwrap()).as_deref(), expected, "{budget}");
+        };
+        check("64MiB", None);
+        check("8GiB", None);
+        check("63MiB", Some("expected at least 64MiB for all functions, found 63MiB"));
+        let most = "expected at most 8GiB, which this machine or its control group has, found 100TiB";
+        check("100TiB", Some(most));
+    }
 
     fn budget(pages: u64) -> Arc<Budget> {
         Arc::new(Budget::new(pages * PAGE_BYTES))
