@@ -5,12 +5,11 @@
 //! functions, jobs or data. Data goes to standard output, everything else to
 //! standard error, and the exit code says whose move it is.
 
-use std::{ffi::OsStr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use error::{Error, Exit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 mod arbiter;
 mod args;
@@ -24,6 +23,7 @@ mod indent;
 mod input;
 mod interrupt;
 mod json_text;
+mod log;
 mod output;
 mod patience;
 mod profile;
@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
         return fanfold_runtime::compile_child();
     }
     let cli = args::Cli::parse();
-    log_to_stderr();
+    log::begin();
     let serves = cli.command.serves();
     match threads(serves) {
         Ok(runtime) => {
@@ -82,43 +82,6 @@ fn outlive_full_files(runtime: &tokio::runtime::Runtime) {
     }
 }
 
-/// No longer once `NO_COLOR` says anything (no-color.org).
-fn are_colors_welcome(no_color: Option<&OsStr>) -> bool {
-    no_color.is_none_or(OsStr::is_empty)
-}
-
-/// Standard output is for data. What the S3 server refuses its clients is told
-/// to them; the library would log each as an error.
-fn log_to_stderr() {
-    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let (filter, unread) = what_is_logged(&asked);
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let colors = is_terminal && are_colors_welcome(std::env::var_os("NO_COLOR").as_deref());
-    // A log that cannot be written, on a full disk for one, is no reason to fail: telling of it on
-    // the same stderr would panic.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colors)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
-    if let Some(error) = unread {
-        tracing::warn!(%error, "RUST_LOG was not taken: expected levels such as info or warn,fanfold=debug");
-    }
-}
-
-/// What `RUST_LOG` asks for, or what is usual where that says nothing, and why it is not what was asked for.
-fn what_is_logged(asked: &str) -> (EnvFilter, Option<ParseError>) {
-    const USUAL: &str = "warn,s3s=off";
-    if asked.trim().is_empty() {
-        return (EnvFilter::new(USUAL), None);
-    }
-    match EnvFilter::try_new(asked) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(USUAL), Some(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,29 +91,5 @@ mod tests {
         use rustix::process::{Signal, getpid, kill_process};
         outlive_full_files(&threads(true).unwrap());
         kill_process(getpid(), Signal::XFSZ).unwrap();
-    }
-
-    #[test]
-    fn what_is_logged_is_told_where_it_is_not_what_was_asked_for() {
-        let check = |asked: &str, expected: &str, is_taken: bool| {
-            let (filter, unread) = what_is_logged(asked);
-            let same = filter.to_string() == EnvFilter::new(expected).to_string();
-            assert!(same && unread.is_none() == is_taken, "{asked:?}: {filter}, {unread:?}");
-        };
-        let usual = "warn,s3s=off";
-        // Compose files and units set it to nothing.
-        check("", usual, true);
-        check(" ", usual, true);
-        check("info,fanfold=debug", "info,fanfold=debug", true);
-        check("warn,fanfold=loud", usual, false);
-    }
-
-    #[test]
-    fn who_wants_no_colors_gets_none() {
-        let check =
-            |set: Option<&str>, expected| assert_eq!(are_colors_welcome(set.map(OsStr::new)), expected);
-        check(None, true);
-        check(Some(""), true);
-        check(Some("1"), false);
     }
 }

@@ -60,6 +60,28 @@ fn free_port() -> u16 {
 }
 
 #[test]
+fn the_log_is_text_or_json() {
+    let here = Here::new();
+    let said = |format: &str| {
+        // What is logged whatever the command.
+        let mut command = here.command(&["completions", "bash"]);
+        let output =
+            command.env("RUST_LOG", "fanfold=loud").env("FANFOLD_LOG_FORMAT", format).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&said("json")).unwrap();
+    let message = json["fields"]["message"].as_str().unwrap();
+    assert!(json["level"] == "WARN" && message.starts_with("RUST_LOG was not taken"), "{json}");
+    assert!(said("text").contains(" WARN fanfold::log: RUST_LOG was not taken"), "{}", said("text"));
+    let wrong = said("xml");
+    assert!(
+        wrong.contains("FANFOLD_LOG_FORMAT was not taken: expected text or json, found \"xml\""),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn wrong_use_is_told_apart() {
     let here = Here::new();
     here.check(&["frobnicate"], 2, "frobnicate");
