@@ -351,15 +351,19 @@ async fn holding(endpoint: &str, means: fn(&[u8]) -> bool, wait: Duration) -> (S
     (way, held)
 }
 
+/// A job of forty tasks, of which one failed for good, and whoever ran it is gone.
+async fn failed_of_forty() -> (World, JobRecord) {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let engine = world.engine().await;
+    let _bench = Bench::new(&world, 7);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    (world, failed)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_cancelled_while_it_takes_over() {
-    let mut world = World::new().await;
-    world.inputs(40).await;
-    let failed = {
-        let engine = world.engine().await;
-        let _bench = Bench::new(&world, 7);
-        engine.run("mapper", json!({"output": "s3://bank/out/"})).await
-    };
+    let (mut world, failed) = failed_of_forty().await;
     let (way, held) = holding_copies(&world.base.endpoint).await;
     world.base.store = Base::store_at(&way);
     let engine = world.engine().await;
@@ -373,13 +377,7 @@ async fn a_job_is_cancelled_while_it_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_over_at_the_moment_of_a_cancellation_is_counted() {
-    let mut world = World::new().await;
-    world.inputs(40).await;
-    let failed = {
-        let engine = world.engine().await;
-        let _bench = Bench::new(&world, 7);
-        engine.run("mapper", json!({"output": "s3://bank/out/"})).await
-    };
+    let (mut world, failed) = failed_of_forty().await;
     let commits = |asked: &[u8]| asked.starts_with(b"PUT ") && contains(asked, b"/commits/");
     let (way, held) = holding(&world.base.endpoint, commits, Duration::from_millis(400)).await;
     world.base.store = Base::store_at(&way);
