@@ -156,6 +156,8 @@ pub struct Cache {
 
 struct Held {
     job: Uuid,
+    /// Whether the job had ended when whoever reads it began.
+    ended: bool,
     /// Filled by whoever came first, for which others wait: a job may be large.
     read: Arc<OnceCell<Read>>,
 }
@@ -183,14 +185,18 @@ impl Cache {
     fn held(&self, job: &Uuid, ended: bool) -> Arc<OnceCell<Read>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|held| {
-            let stale = held.read.get().and_then(|read| read.stale);
-            stale.is_none_or(|stale| stale > Instant::now() && !(ended && held.job == *job))
+            let is_of_before = ended && held.job == *job;
+            match held.read.get() {
+                Some(read) => read.stale.is_none_or(|stale| stale > Instant::now() && !is_of_before),
+                // What is being read may not have the end.
+                None => held.ended || !is_of_before,
+            }
         });
         if let Some(held) = held.iter().find(|held| held.job == *job) {
             return Arc::clone(&held.read);
         }
         let read = Arc::<OnceCell<Read>>::default();
-        held.push_front(Held { job: *job, read: Arc::clone(&read) });
+        held.push_front(Held { job: *job, ended, read: Arc::clone(&read) });
         held.truncate(HELD);
         read
     }
@@ -491,6 +497,22 @@ mod tests {
             assert!(cache.get(&running, ended, read(fresh)).await.is_ok());
             assert_eq!(reads.load(Ordering::SeqCst), expected, "{ended}");
         }
+        // Nor is what was begun to be read before it.
+        let (ends, told) = (Uuid::from_u128(7), tokio::sync::Notify::new());
+        let slow = async {
+            told.notified().await;
+            read(Some(Duration::from_secs(60))).await
+        };
+        let since = async {
+            let since = cache.get(&ends, true, read(None)).await;
+            told.notify_one();
+            since
+        };
+        let both = async { tokio::join!(cache.get(&ends, false, slow), since) };
+        let (before, since) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+        let again = cache.get(&ends, true, read(None)).await;
+        let [before, since, again] = [before, since, again].map(|live| live.ok().unwrap());
+        assert!(!Arc::ptr_eq(&before, &since) && Arc::ptr_eq(&since, &again));
     }
 
     #[test]
