@@ -14,7 +14,7 @@ use fanfold_storage::Store;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{cannot_listen, config, mistakes, open::Ways, renewal::Renewal, tls};
+use super::{cannot_listen, config, mistakes, open::Ways, renewal::Renewal, tls, warn_of_taken};
 use crate::{
     args::Hosts,
     dev::Stop,
@@ -38,6 +38,9 @@ pub async fn run(args: Hosts) -> Result<()> {
     }
     let renewal = Renewal::start(tls::Files::read(&config.tls), tls::client);
     let others = tls::problems(renewal.as_ref().err(), &config.nats);
+    if args.check {
+        warn_of_taken(&[("listen", config.listen)], &mistakes);
+    }
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());

@@ -17,10 +17,28 @@ mod renewal;
 mod tls;
 mod worker;
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
 
+use self::mistakes::Mistakes;
 pub use self::{gateway::run as gateway, worker::run as worker};
-use crate::error::Error;
+use crate::{error::Error, output};
+
+/// Warns of addresses that cannot be listened on now, unless something is wrong with what the file has for them.
+/// That is no mistake: the service that is checked may be what listens there.
+fn warn_of_taken(addresses: &[(&str, SocketAddr)], mistakes: &Mistakes) {
+    taken(addresses, mistakes).for_each(|told| output::note(format!("warning: {told}")));
+}
+
+fn taken(addresses: &[(&str, SocketAddr)], mistakes: &Mistakes) -> impl Iterator<Item = String> {
+    let sound = addresses.iter().filter(move |(key, _)| !mistakes.are_about(&format!("{key}: ")));
+    sound.filter_map(|(key, address)| {
+        let error = cannot_listen(key, *address, &TcpListener::bind(address).err()?);
+        Some(format!("{error}; {}", error.advice()))
+    })
+}
 
 /// Why an address is not listened on, and what to do.
 fn cannot_listen(key: &str, address: SocketAddr, cause: &io::Error) -> Error {
@@ -38,9 +56,20 @@ fn cannot_listen(key: &str, address: SocketAddr, cause: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
+
+    #[test]
+    fn a_check_tells_whose_port_is_taken() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let addresses = [("listen", held.local_addr().unwrap()), ("probe_listen", free)];
+        let mut mistakes = Mistakes::default();
+        let told: Vec<_> = taken(&addresses, &mistakes).collect();
+        assert!(told.len() == 1 && told[0].starts_with("listen: expected to listen on "), "{told:?}");
+        assert!(told[0].contains("; another program listens there"), "{told:?}");
+        mistakes.note("listen", "expected an address");
+        assert_eq!(taken(&addresses, &mistakes).count(), 0);
+    }
 
     #[test]
     fn who_cannot_listen_is_told_what_to_do() {

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{cannot_listen, config, mistakes, open::Ways, probes, renewal::Renewal, tls};
+use super::{cannot_listen, config, mistakes, open::Ways, probes, renewal::Renewal, tls, warn_of_taken};
 use crate::{
     args::Hosts,
     dev::{COMPILE_WORD, Stop},
@@ -38,7 +38,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     let name = config.name(&mut mistakes);
     config.name_user(name.as_ref());
     let address = config.address(name.as_ref(), &mut mistakes);
-    check(&config, &mut mistakes);
+    check(&config, &mut mistakes, args.check);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
     let reached_at = address.clone();
     let renewal = Renewal::start(tls::Files::read(&config.tls), move |files| tls::server(files, &reached_at));
@@ -105,11 +105,14 @@ pub async fn run(args: Hosts) -> Result<()> {
         .map_err(|problem| Error::service(problem.detail))
 }
 
-fn check(config: &config::Worker, mistakes: &mut mistakes::Mistakes) {
+fn check(config: &config::Worker, mistakes: &mut mistakes::Mistakes, starts_nothing: bool) {
     config.check(mistakes);
     if meet(config.listen, config.probe_listen) {
         let found = format!("expected another address than that of listen, found {}", config.probe_listen);
         mistakes.note("probe_listen", found);
+    }
+    if starts_nothing {
+        warn_of_taken(&[("listen", config.listen), ("probe_listen", config.probe_listen)], mistakes);
     }
 }
 
