@@ -89,6 +89,12 @@ impl Vault {
         Ok(list.map_ok(|entry| entry.name().to_owned()).try_collect().await?)
     }
 
+    /// Whether there is any key under a prefix.
+    pub async fn has_some(&self, prefix: &str) -> Result<bool> {
+        let mut list = std::pin::pin!(self.store.list(&self.bucket, prefix, ListOptions::default()));
+        Ok(list.try_next().await?.is_some())
+    }
+
     /// The folders just under a prefix that ends in `/`, from behind a key on.
     async fn folders(&self, prefix: &str, start_after: Option<String>) -> Result<Vec<String>> {
         let options = ListOptions { start_after, ..ListOptions::level() };

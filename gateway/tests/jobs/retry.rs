@@ -376,6 +376,33 @@ async fn a_job_is_cancelled_while_it_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_took_nothing_over_is_passed_over() {
+    let (mut world, failed) = failed_of_forty().await;
+    let store = world.base.store.clone();
+    let (way, held) = holding_copies(&world.base.endpoint).await;
+    world.base.store = Base::store_at(&way);
+    let cancelled = {
+        let engine = world.engine().await;
+        let id = engine.jobs.retry(&failed.id, None).await.unwrap().id;
+        until("a copy that is held", async || held.load(Ordering::SeqCst), |held| *held > 0).await;
+        engine.jobs.cancel(&id).await.unwrap();
+        engine.ended(&id).await
+    };
+    assert_eq!((cancelled.state, cancelled.tasks.done), (JobState::Cancelled, 0));
+    world.base.store = store;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 999);
+    let compared = engine.jobs.compare(&cancelled.id).await.unwrap();
+    assert_eq!((compared.of, compared.difference.unchanged), (failed.id, failed.tasks.done));
+    let again = engine.jobs.retry(&cancelled.id, None).await.unwrap();
+    assert_eq!(again.retry.unwrap().job, failed.id);
+    let record = engine.ended(&again.id).await;
+    succeeded(&record);
+    assert_eq!(record.receipt.cache_hits, failed.tasks.done);
+    assert_eq!(bench.ran().len() as u64, 40 - failed.tasks.done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_over_at_the_moment_of_a_cancellation_is_counted() {
     let (mut world, failed) = failed_of_forty().await;
     let commits = |asked: &[u8]| asked.starts_with(b"PUT ") && contains(asked, b"/commits/");

@@ -322,7 +322,7 @@ pub(crate) async fn retry(
 ) -> Answer<Response> {
     let id = job_id(&id)?;
     if query.dry_run || request.dry_run {
-        return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
+        return Ok(Json(ComparisonView::new(&app.jobs.compare(&id).await?)).into_response());
     }
     let key = extract::idempotency_key(&headers)?;
     accepted(app.jobs.retry(&id, key).await?)

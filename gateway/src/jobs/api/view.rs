@@ -12,7 +12,6 @@ use fanfold_protocol::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::jobs::{
     record::{JobRecord, SlowLease, TaskFailure},
@@ -314,7 +313,7 @@ impl From<&RetryOf> for RetryView {
 
 impl ComparisonView {
     /// What running this job again would do.
-    pub fn new(job: Uuid, comparison: &Comparison) -> Self {
+    pub fn new(comparison: &Comparison) -> Self {
         let differing = |differing: &Differing| DifferingView {
             change: match differing.change {
                 Change::Failed => "failed",
@@ -328,7 +327,7 @@ impl ComparisonView {
             problem: differing.problem.as_ref().map(ProblemView::from),
         };
         Self {
-            retry: RetryView::from(&RetryOf { job, difference: comparison.difference }),
+            retry: RetryView::from(&RetryOf { job: comparison.of, difference: comparison.difference }),
             differences: comparison.differing.iter().map(differing).collect(),
             problem: comparison.refused.as_ref().map(ProblemView::from),
         }

@@ -7,6 +7,7 @@
 
 use fanfold_protocol::{Problem, job::Difference, limits, plan::Partition, uri::ObjectUri};
 use futures::{Stream, TryStreamExt};
+use uuid::Uuid;
 
 use super::traces::{Came, Traces};
 use crate::jobs::{
@@ -47,6 +48,8 @@ pub struct Differing {
 /// What running a job again would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
+    /// The earlier job.
+    pub of: Uuid,
     /// In numbers.
     pub difference: Difference,
     /// One by one, up to [`limits::DIFFERENCES_TOLD_MAX`].

@@ -140,11 +140,12 @@ impl Jobs {
             Err(Error::Refused(problem)) => Some(problem),
             Err(error) => return Err(error.into()),
         };
-        Ok(Comparison { refused, ..earlier.tell(vault, comparing).await? })
+        Ok(Comparison { of: earlier.job.id, refused, ..earlier.tell(vault, comparing).await? })
     }
 
     /// Runs a job again that has ended, as a new job that takes over what was
-    /// done before over the same input. A key used before answers the job that it
+    /// done before over the same input: by it, or where that is nothing by the job that
+    /// it ran again itself. A key used before answers the job that it
     /// was used for.
     ///
     /// # Errors
@@ -158,6 +159,7 @@ impl Jobs {
 
     pub(in crate::jobs) async fn earlier(&self, id: &Uuid) -> Result<Earlier> {
         let case = Case::open(self, id).await?.ok_or_else(|| unknown(id))?;
+        let case = self.with_work(case).await?;
         let Some(outcome) = case.outcome else {
             return Err(Error::Refused(Problem::new(
                 ErrorKind::JobNotFinished,
@@ -181,6 +183,25 @@ impl Jobs {
             Left::read(vault, &case.plan, &case.output)
         )?;
         Ok(Earlier { job: case.job, plan: case.plan, state: outcome.state, before, traces })
+    }
+
+    /// A job that has ended, or in place of a retry that ended before any task of it was done the nearest job before
+    /// it of which some was, as far as these are remembered: what was done is taken over from there.
+    async fn with_work(&self, asked: Case) -> Result<Case> {
+        let has_failed = asked.outcome.as_ref().is_some_and(|outcome| outcome.state != JobState::Succeeded);
+        let mut before = asked.job.retry.filter(|_| has_failed);
+        if before.is_none() || self.inner.vault.has_some(&keys::commits(&asked.job.id)).await? {
+            return Ok(asked);
+        }
+        for _ in 0..RETRIES_FOLLOWED {
+            let Some(retry) = before else { break };
+            let Some(case) = Case::open(self, &retry.job).await? else { break };
+            if case.outcome.is_some() && self.inner.vault.has_some(&keys::commits(&retry.job)).await? {
+                return Ok(case);
+            }
+            before = case.job.retry;
+        }
+        Ok(asked)
     }
 
     /// The document of the new job: the same, which may replace the output of
