@@ -227,7 +227,7 @@ pub struct CommitNotice {
 /// What a worker tells the bus of a lease that it has been working on for a
 /// while, again and again. Never needed: without it a lease that takes long is
 /// not begun a second time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningNotice {
     /// The job.
     pub job: Uuid,
@@ -241,12 +241,28 @@ pub struct RunningNotice {
     pub worker: String,
     /// For how long it has been working on it.
     pub running_ms: u64,
-    /// How far the task that runs says it is.
+    /// How far the first task that says so is, of those that run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// How many of its tasks may run at once; 0 where a worker of an earlier release tells, of which one runs.
+    #[serde(default)]
+    pub width: u32,
+    /// Those that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<RunningTask>,
     /// What it took, once it has ended and does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overtaken: Option<Overtaken>,
+}
+
+/// A task that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// The task within its stage.
+    pub task: u32,
+    /// How far it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// An attempt at a lease that was stopped, or that another one came before: no

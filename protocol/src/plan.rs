@@ -28,8 +28,8 @@ pub const FOLD_WIDTH: u32 = 16;
 /// one costs little.
 pub const GROUP_TASKS_MAX: u32 = 64;
 
-/// Leases that a job has at least, if it has so many tasks: those of one lease run
-/// one after the other, and how long they take is known to nobody before.
+/// Leases that a job has at least, if it has so many tasks: those of one lease have
+/// one thread, and how long they take is known to nobody before.
 pub const GROUPS_LEAST: usize = 128;
 
 /// Stored bytes that a lease aims at; larger partitions are leased alone.

@@ -114,7 +114,7 @@ pub struct SlowLease {
     pub worker: String,
     /// For how long, ms.
     pub running_ms: u64,
-    /// How far the task that runs says it is.
+    /// How far the first task that says so is, of those that run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// What sets it apart.

@@ -156,6 +156,7 @@ async fn a_straggler_is_shown_and_left_alone_when_the_job_says_so() {
     let running = until("a worker that tells", running, |task| task.worker.is_some()).await;
     assert_eq!((running.worker.as_deref(), running.second_attempt), (Some("slow"), false));
     assert!(running.running_ms.unwrap() >= 3_600_000, "{running:?}");
+    assert_eq!(running.progress, Some(Progress { done: 7, total: Some(9) }));
     let record = engine.until(&id, |record| !record.slowest.is_empty()).await;
     let slow = &record.slowest[0];
     assert_eq!((slow.stage, slow.task, slow.tasks, &slow.worker[..]), (0, 298, 2, "slow"));

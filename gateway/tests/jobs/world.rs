@@ -12,7 +12,8 @@ use fanfold_gateway::{
 use fanfold_protocol::{
     Problem,
     commit::{
-        AnswerRef, Commit, CommitNotice, OutputObject, Overtaken, RunningNotice, TaskCommit, TaskOutcome,
+        AnswerRef, Commit, CommitNotice, OutputObject, Overtaken, RunningNotice, RunningTask, TaskCommit,
+        TaskOutcome,
     },
     digest::Digest,
     function::{Descriptions, Export, Settings, Version},
@@ -403,7 +404,10 @@ impl Worker {
         let Lease { job, stage, group, round, .. } = *lease;
         let worker = "slow".to_owned();
         let (running_ms, progress) = (3_600_000, Some(Progress { done: 7, total: Some(9) }));
-        let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
+        let (width, tasks) =
+            (0, lease.tasks.iter().map(|task| RunningTask { task: task.index, progress }).collect());
+        let notice =
+            RunningNotice { job, stage, group, round, worker, running_ms, progress, width, tasks, overtaken };
         let body = serde_json::to_vec(&notice).unwrap();
         self.backbone.publish(&keys::running_subject(&job), body).await.unwrap();
     }

@@ -16,6 +16,7 @@ use fanfold_protocol::{
     limits,
     plan::{StateRef, Work},
 };
+use futures::FutureExt as _;
 
 use super::Attempt;
 use crate::{
@@ -47,7 +48,8 @@ impl Waits {
 }
 
 /// Waits for a task's room, no longer than until `deadline` or until it is stopped; with it, the
-/// attempt has begun.
+/// attempt has begun. Without a deadline it does not wait, and there may be none: beside others a task
+/// that waited would keep calls out, and what the attempt waits is told only while nothing of it runs.
 ///
 /// # Errors
 /// `concurrency-limit`, `cancelled`.
@@ -57,21 +59,28 @@ pub(super) async fn admit(
     work: &Work,
     demands: &Demands,
     bytes_max: u64,
-    deadline: Instant,
-) -> Result<Room, Problem> {
+    deadline: Option<Instant>,
+) -> Result<Option<Room>, Problem> {
     let (first, beside) = exports(work);
     let demands = (demands.of(first), beside.map(|beside| demands.of(beside)));
-    attempt.waits.begin();
-    let room = tokio::select! {
-        biased;
-        room = room(platform, Use::Task, demands, bytes_max, held_bytes(work), deadline) => room,
-        () = attempt.stop.cancelled() => Err(cancelled("room for the task")),
+    let until = deadline.unwrap_or_else(Instant::now);
+    let taking = room(platform, Use::Task, demands, bytes_max, held_bytes(work), until);
+    let room = if deadline.is_some() {
+        attempt.waits.begin();
+        let room = tokio::select! {
+            biased;
+            room = taking => room.map(Some),
+            () = attempt.stop.cancelled() => Err(cancelled("room for the task")),
+        };
+        attempt.waits.end();
+        room?
+    } else {
+        taking.now_or_never().and_then(Result::ok)
     };
-    attempt.waits.end();
-    if room.is_ok() {
+    if room.is_some() {
         attempt.begun.cancel();
     }
-    room
+    Ok(room)
 }
 
 /// The end of a task that waited for something when it was stopped.

@@ -6,6 +6,7 @@
 //! Invariant: a task whose input could not be read to the end, or whose output
 //! could not be written, fails, whatever its function makes of it.
 
+mod abreast;
 mod admit;
 mod both;
 mod keyed;
@@ -22,7 +23,7 @@ use fanfold_protocol::{
     answer::Answer,
     commit::OutputObject,
     function::{Column, Export, Version},
-    invocation::{ProgressBoard, Usage},
+    invocation::Usage,
     keys, limits,
     plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wasmtime::component::Resource;
 
-pub(crate) use self::admit::Waits;
+pub(crate) use self::{abreast::Abreast, admit::Waits};
 use self::{
     admit::{admit, cancelled},
     both::map_accumulate,
@@ -60,14 +61,14 @@ pub(crate) struct Attempt {
     pub(crate) version: Arc<Version>,
     /// Names everything that this attempt writes.
     pub(crate) id: Uuid,
-    /// Stops the task that runs.
+    /// Stops the tasks that run.
     pub(crate) stop: CancellationToken,
     /// Set once the first of its tasks has room.
     pub(crate) begun: CancellationToken,
     /// What it waited for room.
     pub(crate) waits: Waits,
-    /// How far that task says it is.
-    pub(crate) board: ProgressBoard,
+    /// What of it runs at once.
+    pub(crate) abreast: Abreast,
 }
 
 /// What a task gave.
@@ -92,6 +93,8 @@ pub(crate) struct TaskEnd {
     pub(crate) platform_failed: bool,
     /// Whether the guest looked at more than its input and parameters.
     pub(crate) looked_outside: bool,
+    /// How long it waited for its component and for room.
+    pub(crate) waited: Duration,
 }
 
 impl TaskEnd {
@@ -100,6 +103,7 @@ impl TaskEnd {
         Self {
             platform_failed: problem.code.fault() == Fault::Platform,
             looked_outside: false,
+            waited: Duration::ZERO,
             ended: Ended {
                 result: Err(problem),
                 logs: Vec::new(),
@@ -123,33 +127,43 @@ impl From<Problem> for Fail {
     }
 }
 
-/// Runs a task.
-pub(crate) async fn run(platform: &Platform, attempt: &Attempt, task: &Task) -> TaskEnd {
+/// Runs a task; nothing where it runs beside others and there is no room for it.
+pub(crate) async fn run(
+    platform: &Platform,
+    attempt: &Attempt,
+    task: &Task,
+    beside: bool,
+) -> Option<TaskEnd> {
     let asked = Instant::now();
-    started(platform, attempt, task, asked).await.unwrap_or_else(TaskEnd::failed)
+    let ended = started(platform, attempt, task, beside, asked).await;
+    attempt.abreast.end(task.index);
+    ended.unwrap_or_else(|problem| Some(TaskEnd::failed(problem)))
 }
 
 async fn started(
     platform: &Platform,
     attempt: &Attempt,
     task: &Task,
+    beside: bool,
     asked: Instant,
-) -> Result<TaskEnd, Problem> {
+) -> Result<Option<TaskEnd>, Problem> {
     let Attempt { lease, version, .. } = attempt;
     let loaded = platform.component(version.digest, Urgency::Waited).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
     let memory_bytes_max = lease.common.memory_bytes.unwrap_or(version.settings.memory.0);
-    let patience = asked + limits::TIMEOUT_MAX;
+    let patience = (!beside).then(|| asked + limits::TIMEOUT_MAX);
     let room = match admit(platform, attempt, &task.work, &loaded.demands, memory_bytes_max, patience).await {
-        Ok(room) => room,
+        Ok(Some(room)) => room,
+        Ok(None) => return Ok(None),
         // That others have it all says nothing of this function.
-        Err(problem) => return Ok(TaskEnd { platform_failed: true, ..TaskEnd::failed(problem) }),
+        Err(problem) => return Ok(Some(TaskEnd { platform_failed: true, ..TaskEnd::failed(problem) })),
     };
+    let waited = asked.elapsed();
     let mut read = Usage::default();
     let states = match &task.work {
         TaskWork::Merge { states, .. } => tokio::select! {
             states = read_states(&platform.data, states, &mut read) => states?,
-            () = attempt.stop.cancelled() => return Ok(TaskEnd::failed(cancelled("the task's states"))),
+            () = attempt.stop.cancelled() => return Ok(Some(TaskEnd::failed(cancelled("the task's states")))),
         },
         _ => Vec::new(),
     };
@@ -162,9 +176,8 @@ async fn started(
         params: lease.common.params.clone(),
         timeout,
         memory_bytes_max,
-        board: Some(attempt.board.clone()),
+        board: Some(attempt.abreast.begin(task.index)),
     };
-    attempt.board.tell(None);
     let run = Run::new(platform, call.clone(), asked, room.memory);
     let beside = room.beside.map(|memory| Run::new(platform, call, asked, memory));
     let mut end = match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper, beside) {
@@ -196,7 +209,8 @@ async fn started(
         _ => return Err(missing(version, Export::Aggregator)),
     };
     end.ended.usage.add(&read);
-    Ok(end)
+    end.waited = waited;
+    Ok(Some(end))
 }
 
 async fn map(
@@ -423,7 +437,7 @@ fn end(run: Run, returned: Result<Product, Fail>) -> TaskEnd {
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();
     let platform_failed = result.as_ref().err().is_some_and(by_platform);
     let looked_outside = host.work().looked_outside();
-    TaskEnd { ended: run.close(result), platform_failed, looked_outside }
+    TaskEnd { ended: run.close(result), platform_failed, looked_outside, waited: Duration::ZERO }
 }
 
 #[cfg(test)]

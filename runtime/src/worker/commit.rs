@@ -11,7 +11,7 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     Problem,
     commit::{Commit, CommitNotice, Overtaken, RunningNotice, TaskCommit},
-    invocation::{Progress, Usage},
+    invocation::Usage,
     job::JobState,
     keys, limits,
     plan::Lease,
@@ -23,7 +23,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{shop::Shop, states::staged};
-use crate::host::{Data, store_problem};
+use crate::{
+    host::{Data, store_problem},
+    task::Abreast,
+};
 
 /// What a lease is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,13 +150,16 @@ pub(super) async fn announce_running(
     shop: &Shop,
     at: Place,
     running: Duration,
-    progress: Option<Progress>,
+    abreast: Option<&Abreast>,
     overtaken: Option<Overtaken>,
 ) {
     let Place { job, stage, group, round } = at;
-    let running_ms = whole_ms(running);
-    let worker = shop.name.clone();
-    let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
+    let (worker, running_ms) = (shop.name.clone(), whole_ms(running));
+    let width = abreast.map_or(1, |abreast| u32::try_from(abreast.width()).unwrap_or(u32::MAX));
+    let tasks = abreast.map(Abreast::running).unwrap_or_default();
+    let progress = tasks.iter().find_map(|task| task.progress);
+    let notice =
+        RunningNotice { job, stage, group, round, worker, running_ms, progress, width, tasks, overtaken };
     let payload = match serde_json::to_vec(&notice) {
         Ok(payload) => payload,
         Err(error) => return tracing::warn!(%error, %job, "a running lease cannot be announced"),

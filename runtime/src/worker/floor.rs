@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{LEASE, Worker, aside::Asides, cancel::Cancels, here, shop::Shop};
+use super::{LEASE, Worker, aside::Asides, cancel::Cancels, here, shop::Shop, tasks::Last};
 
 /// A tenant's shop, with what listens to its cancellations.
 type Open = (Arc<Shop>, Arc<AbortOnDropHandle<()>>);
@@ -93,6 +93,7 @@ impl Floor {
             cancels: Cancels::new(backbone.clone()),
             asides: Asides::default(),
             here: here::Leases::default(),
+            last: Last::new(self.worker.running_max),
             backbone,
             members: self.worker.backbone.clone(),
             reach: Arc::clone(&self.worker.reach),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One lease from its delivery to its end.
 //!
-//! Read, check, run task after task, commit, announce, acknowledge. Failures
+//! Read, check, run its tasks, commit, announce, acknowledge. Failures
 //! of functions and data are results and are committed; failures of the
 //! platform are not, and the lease is given back, up to
 //! [`TRIES_MAX`] times, and more often while this worker has no store. Invariant:
@@ -16,10 +16,10 @@ use std::{
 
 use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
-    Fault, Problem,
+    ErrorKind, Fault, Problem,
     commit::{Overtaken, TaskCommit, TaskOutcome},
     digest::Digest,
-    invocation::{LogLine, ProgressBoard, Usage},
+    invocation::{LogLine, Usage},
     keys,
     plan::{Lease, Task},
     worker::Member,
@@ -34,7 +34,7 @@ use super::{
     handover,
     logs::{self, Logs},
     shop::Shop,
-    states,
+    states, tasks,
 };
 use crate::{
     host::{Data, joined},
@@ -214,7 +214,7 @@ async fn watch(shop: &Shop, attempt: &Attempt, stop: &CancellationToken) -> Infa
         let (waited, waits) = attempt.waits.so_far();
         if !waits {
             let ran = begun.elapsed().saturating_sub(waited);
-            commit::announce_running(shop, place, ran, attempt.board.newest(), None).await;
+            commit::announce_running(shop, place, ran, Some(&attempt.abreast), None).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;
         match commit::winner(&shop.platform.data, place).await {
@@ -265,8 +265,8 @@ async fn attempt(
     }
     let (asked, stop) = (Instant::now(), stopped.child_token());
     let (id, begun, waits) = (Uuid::new_v4(), CancellationToken::new(), Waits::default());
-    let board = ProgressBoard::default();
-    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), begun, waits, board });
+    let abreast = shop.last.begin(&lease, is_repeated);
+    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), begun, waits, abreast });
     let done = Done::default();
     let ran = tokio::select! {
         ran = in_turn(shared, &attempt, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,
@@ -308,6 +308,7 @@ async fn wanted(data: &Data, job: &Uuid) -> Result<(), Ending> {
 /// What came of the tasks of a lease so far.
 #[derive(Default)]
 struct WorkDone {
+    /// As they ended.
     tasks: Vec<TaskCommit>,
     logs: Logs,
 }
@@ -316,8 +317,9 @@ struct WorkDone {
 type Done = Arc<Mutex<WorkDone>>;
 
 /// Commits what a lease gave; answers what it took when that does not count.
-async fn commit_all(shop: &Shop, attempt: &Attempt, done: WorkDone) -> Result<Option<Overtaken>, Ending> {
+async fn commit_all(shop: &Shop, attempt: &Attempt, mut done: WorkDone) -> Result<Option<Overtaken>, Ending> {
     let (data, lease) = (&shop.platform.data, &attempt.lease);
+    done.tasks.sort_by_key(|task| task.index);
     let logs = done.logs.put(data, lease, attempt.id).await.map_err(Ending::Failed)?;
     let (committed, overtaken) =
         commit::put(data, &shop.name, lease.into(), attempt.id, done.tasks).await.map_err(Ending::Failed)?;
@@ -381,8 +383,8 @@ async fn drained_before(shop: &Shop, attempt: &Attempt) {
     }
 }
 
-/// Runs the tasks on a guest thread, one after the other; they stop when this is
-/// dropped. The way there and back is paid once a lease.
+/// Runs the tasks on a guest thread; they stop when this is dropped. The way there and
+/// back is paid once a lease.
 async fn on_guest_thread(
     shop: &Arc<Shop>,
     attempt: &Arc<Attempt>,
@@ -392,40 +394,46 @@ async fn on_guest_thread(
     let run = {
         let (shop, attempt, done) = (Arc::clone(shop), Arc::clone(attempt), Arc::clone(done));
         async move {
-            for task in &attempt.lease.tasks {
-                if attempt.stop.is_cancelled() {
-                    return Err(Ending::Cancelled);
-                }
-                let (committed, lines) = run_task(&shop, &attempt, task, last).await?;
+            let Attempt { lease, abreast, stop, .. } = &*attempt;
+            let run = |task, beside| run_task(&shop, &attempt, task, beside, last);
+            let told = |task: &Task, (committed, lines): (TaskCommit, Vec<LogLine>)| {
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 done.logs.add(task, matches!(committed.outcome, TaskOutcome::Failed(_)), lines);
                 done.tasks.push(committed);
-            }
-            if attempt.stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
+            };
+            tasks::run(&lease.tasks, abreast, stop, run, told).await?;
+            shop.last.note(lease, abreast);
+            if stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
         }
     };
     joined(AbortOnDropHandle::new(shop.guests.spawn(run)).await).map_err(Ending::Failed)?
 }
 
-/// What came of a task, and what it logged.
+/// What came of a task, and what it logged; nothing where there is no room for it beside others.
 async fn run_task(
     shop: &Shop,
     attempt: &Attempt,
     task: &Task,
+    beside: bool,
     last: bool,
-) -> Result<(TaskCommit, Vec<LogLine>), Ending> {
-    let end = task::run(&shop.platform, attempt, task).await;
+) -> Result<Option<(TaskCommit, Vec<LogLine>)>, Ending> {
+    let asked = Instant::now();
+    let Some(end) = task::run(&shop.platform, attempt, task, beside).await else { return Ok(None) };
     if attempt.stop.is_cancelled() {
-        return Ok((stopped(task, end), Vec::new()));
+        return Ok(Some((stopped(task, end), Vec::new())));
     }
-    let TaskEnd { ended, platform_failed, looked_outside } = end;
+    let TaskEnd { ended, platform_failed, looked_outside, waited } = end;
     let Ended { result, logs, mut usage, .. } = ended;
     let (data, mut staging) = (&shop.platform.data, Usage::default());
     let staged = match result {
         Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
-        Err(problem) => Err((problem, platform_failed)),
+        Err(problem) => {
+            let by_platform = platform_failed || is_excused(&problem, beside);
+            Err((problem, by_platform))
+        }
     };
     usage.add(&staging);
+    attempt.abreast.saw(Duration::from_micros(usage.cpu_us), asked.elapsed().saturating_sub(waited));
     let outcome = match staged {
         Ok(outcome) => outcome,
         Err((problem, by_platform)) => {
@@ -436,7 +444,13 @@ async fn run_task(
         }
     };
     let (index, attempt) = (task.index, task.attempt);
-    Ok((TaskCommit { index, attempt, outcome, usage, looked_outside }, logs))
+    Ok(Some((TaskCommit { index, attempt, outcome, usage, looked_outside }, logs)))
+}
+
+/// Whether a failure is no verdict on a task that ran beside others: they took of its time. The lease is
+/// tried again, and one at a time.
+fn is_excused(problem: &Problem, beside: bool) -> bool {
+    beside && problem.code == ErrorKind::DeadlineExceeded
 }
 
 /// A task that ended as its attempt was stopped: what it took, and what it wrote
@@ -456,6 +470,17 @@ fn stopped(task: &Task, end: TaskEnd) -> TaskCommit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_that_was_over_is_held_against_who_had_it_alone() {
+        for (kind, beside, expected) in [
+            (ErrorKind::DeadlineExceeded, true, true),
+            (ErrorKind::DeadlineExceeded, false, false),
+            (ErrorKind::GuestTrapped, true, false),
+        ] {
+            assert_eq!(is_excused(&Problem::new(kind, "why"), beside), expected, "{kind:?} {beside}");
+        }
+    }
 
     #[test]
     fn backoff_doubles_up_to_its_bound() {

@@ -3,8 +3,9 @@
 //!
 //! Kept while the lease runs, put as objects of their own before the commit that
 //! makes them count, so that commits stay small and nobody reads lines but who asks
-//! for them. Invariant: a lease keeps at most twice [`limits::LEASE_LOG_BYTES_MAX`], and each
-//! task of which something is left out says so. Without lines nothing is written.
+//! for them. Invariant: a lease keeps at most twice [`limits::LEASE_LOG_BYTES_MAX`]: what its tasks logged, in their
+//! order, up to there, however they ended; each task of which something is left out says so. Without lines
+//! nothing is written.
 
 use std::fmt::Write as _;
 
@@ -15,6 +16,7 @@ use fanfold_protocol::{
     keys::LogKey,
     limits,
     plan::{Lease, Task},
+    time::Timestamp,
     uri::ObjectUri,
 };
 use fanfold_storage::PutOptions;
@@ -26,7 +28,7 @@ use crate::{
 };
 
 /// Stands at the end of what is kept of a task's log that was cut here.
-const CUT: &str = "[log cut: the tasks that run one after the other keep 256 KiB together]";
+const CUT: &str = "[log cut: the tasks of one lease keep 256 KiB together]";
 
 /// What the tasks of a lease logged. Those that failed are read most, and none of
 /// the others takes their room.
@@ -36,10 +38,16 @@ pub(super) struct Logs {
     succeeded: Kept,
 }
 
+/// What is kept of tasks, in their order.
 #[derive(Debug, Default)]
-struct Kept {
-    tasks: Vec<TaskLog>,
-    bytes: usize,
+struct Kept(Vec<Part>);
+
+/// What is kept of a task.
+#[derive(Debug)]
+struct Part {
+    log: TaskLog,
+    /// When it wrote the first line that is left out.
+    cut: Option<Timestamp>,
 }
 
 impl Logs {
@@ -60,7 +68,7 @@ impl Logs {
         let Lease { job, stage, group, round, .. } = *lease;
         let mut written = Vec::new();
         for (failed, kept) in [(true, &self.failed), (false, &self.succeeded)] {
-            if kept.tasks.is_empty() {
+            if kept.0.is_empty() {
                 continue;
             }
             let key = LogKey { failed, stage, group, round, attempt }.key(&job);
@@ -75,31 +83,50 @@ impl Logs {
 }
 
 impl Kept {
-    fn add(&mut self, task: &Task, mut lines: Vec<LogLine>) {
+    fn add(&mut self, task: &Task, lines: Vec<LogLine>) {
         if lines.is_empty() {
             return;
         }
-        let mut count = 0;
-        for line in &lines {
-            let bytes = self.bytes + LINE_BYTES + line.message.len();
-            if bytes > limits::LEASE_LOG_BYTES_MAX {
-                break;
+        let at = self.0.partition_point(|part| part.log.task < task.index);
+        let log = TaskLog { task: task.index, attempt: task.attempt, lines };
+        self.0.insert(at, Part { log, cut: None });
+        self.fit();
+    }
+
+    /// Leaves out all from the first line on that does not fit. What was left out once no task that
+    /// comes later brings back.
+    fn fit(&mut self) {
+        let (mut bytes, mut full) = (0, false);
+        for Part { log, cut } in &mut self.0 {
+            let fits = |line: &&LogLine| {
+                bytes += LINE_BYTES + line.message.len();
+                !full && bytes <= limits::LEASE_LOG_BYTES_MAX
+            };
+            let count = log.lines.iter().take_while(fits).count();
+            if let Some(first) = log.lines.get(count) {
+                *cut = Some(first.at);
+                log.lines.truncate(count);
+                log.lines.shrink_to_fit();
             }
-            (self.bytes, count) = (bytes, count + 1);
+            full |= cut.is_some();
         }
-        if let Some(at) = lines.get(count).map(|line| line.at) {
-            lines.truncate(count);
-            lines.push(LogLine { at, level: Level::Warn, message: CUT.to_owned() });
-            lines.shrink_to_fit();
-        }
-        self.tasks.push(TaskLog { task: task.index, attempt: task.attempt, lines });
+    }
+
+    /// What is kept, with a mark where something is left out.
+    fn tasks(&self) -> impl Iterator<Item = TaskLog> {
+        self.0.iter().map(|Part { log, cut }| {
+            let mark = |at| LogLine { at, level: Level::Warn, message: CUT.to_owned() };
+            let mut log = log.clone();
+            log.lines.extend(cut.map(mark));
+            log
+        })
     }
 
     /// A task a line, in order.
     fn text(&self) -> Result<String, Problem> {
         let mut text = String::new();
-        for task in &self.tasks {
-            let line = serde_json::to_string(task);
+        for task in self.tasks() {
+            let line = serde_json::to_string(&task);
             let line =
                 line.map_err(|error| crate::internal(format!("a log cannot be written as JSON: {error}")))?;
             // Writing to a string cannot fail.
@@ -120,7 +147,7 @@ pub(super) async fn remove(data: &Data, written: &[ObjectUri]) {
 
 #[cfg(test)]
 mod tests {
-    use fanfold_protocol::{plan::Work, time::Timestamp};
+    use fanfold_protocol::plan::Work;
 
     use super::*;
 
@@ -141,14 +168,36 @@ mod tests {
         }
         logs.add(&task(64), true, lines(2, "why"));
         logs.add(&task(65), true, Vec::new());
-        let bytes: usize =
-            logs.succeeded.tasks.iter().flat_map(|task| &task.lines).map(|line| line.message.len()).sum();
+        let succeeded: Vec<TaskLog> = logs.succeeded.tasks().collect();
+        let bytes: usize = succeeded.iter().flat_map(|task| &task.lines).map(|line| line.message.len()).sum();
         assert!(bytes <= limits::LEASE_LOG_BYTES_MAX + 64 * CUT.len(), "{bytes}");
         let last = |log: &TaskLog| log.lines.last().map(|line| line.message.clone());
-        assert_eq!(logs.succeeded.tasks.len(), 64, "each says that it was cut");
-        assert_eq!(logs.succeeded.tasks[0].lines.len(), 30);
-        assert!(logs.succeeded.tasks[1..].iter().all(|log| last(log).as_deref() == Some(CUT)));
-        assert_eq!(logs.failed.tasks, [TaskLog { task: 64, attempt: 1, lines: lines(2, "why") }]);
+        assert_eq!(succeeded.len(), 64, "each says that it was cut");
+        assert_eq!(succeeded[0].lines.len(), 30);
+        assert!(succeeded[1..].iter().all(|log| last(log).as_deref() == Some(CUT)));
+        let failed: Vec<TaskLog> = logs.failed.tasks().collect();
+        assert_eq!(failed, [TaskLog { task: 64, attempt: 1, lines: lines(2, "why") }]);
+    }
+
+    #[test]
+    fn what_is_kept_does_not_depend_on_who_ended_first() {
+        let kept = |order: [u32; 5]| {
+            let mut logs = Logs::default();
+            for index in order {
+                // Of the third some lines fit, and none of those after it, be they as short as they may.
+                let lines = if index < 4 { lines(12, &"x".repeat(8 << 10)) } else { lines(1, "x") };
+                logs.add(&task(index), false, lines);
+            }
+            logs.succeeded.text().unwrap()
+        };
+        let expected = kept([0, 1, 2, 3, 4]);
+        let read: Vec<TaskLog> = expected.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let counts: Vec<_> = read.iter().map(|log| (log.task, log.lines.len())).collect();
+        assert_eq!(counts, [(0, 12), (1, 12), (2, 8), (3, 1), (4, 1)]);
+        assert!(read[2..].iter().all(|log| log.lines.last().unwrap().message == CUT));
+        for order in [[4, 3, 2, 1, 0], [2, 4, 0, 3, 1], [3, 0, 4, 1, 2], [2, 3, 4, 0, 1]] {
+            assert!(kept(order) == expected, "{order:?}");
+        }
     }
 
     #[test]
@@ -158,9 +207,9 @@ mod tests {
         (0..100).for_each(|_| log.line(Level::Info, &"y\"".repeat(4 << 10)));
         let whole = log.take();
         logs.add(&task(3), false, whole.clone());
-        assert_eq!(logs.succeeded.tasks[0].lines, whole);
+        assert_eq!(logs.succeeded.0[0].log.lines, whole);
         let text = logs.succeeded.text().unwrap();
         let read: Vec<TaskLog> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(read, logs.succeeded.tasks);
+        assert_eq!(read, [logs.succeeded.0[0].log.clone()]);
     }
 }

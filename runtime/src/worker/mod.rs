@@ -17,6 +17,7 @@ mod logs;
 mod reach;
 mod shop;
 mod states;
+mod tasks;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,7 +14,7 @@ use fanfold_protocol::{ErrorKind, Problem, function::Version, keys, names::Funct
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{Reach, aside::Asides, cancel::Cancels, here};
+use super::{Reach, aside::Asides, cancel::Cancels, here, tasks::Last};
 use crate::{Platform, host::store_problem};
 
 /// Versions kept in memory.
@@ -37,6 +37,8 @@ pub(crate) struct Shop {
     pub(super) asides: Asides,
     /// The leases that are worked on.
     pub(super) here: here::Leases,
+    /// How the last of them went.
+    pub(super) last: Last,
     /// Set when what has not begun is to be given back.
     pub(crate) draining: CancellationToken,
     /// Set when what still runs is to be given back.

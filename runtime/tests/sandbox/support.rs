@@ -253,13 +253,15 @@ async fn store(folder: &Path) -> (Store, DropGuard) {
 pub enum Passage {
     /// Through.
     Open,
+    /// Through, each answer after so long, as from another town.
+    Far(Duration),
     /// Taken and held.
     Stalled,
     /// Cut off.
     Closed,
 }
 
-/// A TCP proxy before the store that can be told to stall or to close.
+/// A TCP proxy before the store that can be told to stall, to close or to be far away.
 pub struct Gate {
     address: SocketAddr,
     passage: watch::Sender<Passage>,
@@ -298,8 +300,12 @@ async fn carry(client: TcpStream, target: String, mut passage: watch::Receiver<P
     let downward = async move {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
-            let open = passage.wait_for(|passage| *passage == Passage::Open).await.is_ok();
-            if !open || to_client.write_all(&buffer[..length]).await.is_err() {
+            let passes = |passage: &Passage| matches!(passage, Passage::Open | Passage::Far(_));
+            let Ok(passed) = passage.wait_for(passes).await.map(|passage| *passage) else { break };
+            if let Passage::Far(away) = passed {
+                tokio::time::sleep(away).await;
+            }
+            if to_client.write_all(&buffer[..length]).await.is_err() {
                 break;
             }
         }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The worker's loop: leases in, commits out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fanfold_backbone::{Depth, Event, Message};
 use fanfold_protocol::{
@@ -811,6 +814,90 @@ async fn a_lease_is_given_back_when_the_store_fails() {
     let commit: Commit =
         serde_json::from_slice(&works.platform.get(&format!("s3://fanfold/{key}")).await).unwrap();
     assert!(matches!(commit.tasks[0].outcome, TaskOutcome::Table(Some(_))), "{commit:?}");
+    works.stop().await;
+}
+
+/// How long tasks took, each from when it was asked for, of the time that their lease took.
+async fn took(works: &Works, group: u32, maps: Vec<Work>) -> (Duration, Duration, Vec<TaskCommit>) {
+    let begun = Instant::now();
+    let tasks = works.run(&works.lease(0, group, maps), 1).await.remove(0).tasks;
+    let elapsed = begun.elapsed();
+    let took = tasks.iter().map(|task| task.usage.start_us + task.usage.wall_us).sum();
+    (Duration::from_micros(took), elapsed, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_tasks_wait_for_a_far_store_together_and_are_committed_in_order() {
+    let works = Works::start(tables("", 0, '"')).await;
+    // It comes in several parts, so that those after it end before it.
+    let large = format!("id\n{}", "1234567\n".repeat(25_000));
+    let mut maps = Vec::new();
+    for index in 0..8 {
+        let body = if index == 1 { &large } else { "id\n1\n" };
+        maps.push(Work::Map(works.partition(&format!("in/{index}.csv"), body).await));
+    }
+    works.platform.gate.set(Passage::Far(Duration::from_millis(200)));
+    // One after the other they cannot take more than their lease. A machine that does much beside may have one of
+    // them seem to work.
+    for group in 0..5 {
+        let (took, elapsed, tasks) = took(&works, group, maps.clone()).await;
+        assert!(tasks.iter().all(|task| matches!(task.outcome, TaskOutcome::Table(Some(_)))), "{tasks:?}");
+        let indices: Vec<u32> = tasks.iter().map(|task| task.index).collect();
+        assert_eq!(indices, Vec::from_iter(group * 10..group * 10 + 8));
+        if took > elapsed {
+            works.platform.gate.set(Passage::Open);
+            let logs = works.logs().await;
+            for (_, logs) in &logs {
+                assert!(logs.is_sorted_by_key(|log| log.task) && logs.len() == 8, "{logs:?}");
+            }
+            assert_eq!(logs.len(), group as usize + 1);
+            return works.stop().await;
+        }
+    }
+    panic!("no tasks were seen to wait together");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_work_run_one_after_the_other() {
+    let pause = "(local $n i32)
+      (local.set $n (i32.const 100000000))
+      (loop $more (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))";
+    let works = Works::start(tables(pause, 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await); 4];
+    works.platform.gate.set(Passage::Far(Duration::from_millis(200)));
+    let (took, elapsed, tasks) = took(&works, 0, maps).await;
+    assert!(tasks.iter().all(|task| task.usage.cpu_us > 10_000), "{tasks:?}");
+    assert!(took <= elapsed, "{took:?} {elapsed:?}");
+    works.platform.gate.set(Passage::Open);
+    works.stop().await;
+}
+
+/// Others took of their time: that is no verdict on them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_whose_time_is_over_beside_others_are_tried_again() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await); 6];
+    works.platform.gate.set(Passage::Far(Duration::from_millis(200)));
+    for group in 0.. {
+        let (took, elapsed, _) = took(&works, group, maps.clone()).await;
+        if took > elapsed {
+            break;
+        }
+        assert!(group < 5, "no tasks were seen to wait together");
+    }
+    works.settled().await;
+    works.platform.gate.set(Passage::Stalled);
+    let mut lease = works.lease(0, 9, maps);
+    lease.common.timeout_ms = 1_000;
+    works.enqueue(&lease, 1).await;
+    works.comes_to("a lease that is given back", |depth| depth.delayed > 0).await;
+    works.platform.gate.set(Passage::Open);
+    works.settled().await;
+    let key = keys::commit(&works.job, 0, 9, 0);
+    let commit: Commit =
+        serde_json::from_slice(&works.platform.get(&format!("s3://fanfold/{key}")).await).unwrap();
+    let is_table = |task: &TaskCommit| matches!(task.outcome, TaskOutcome::Table(Some(_)));
+    assert!(commit.tasks.len() == 6 && commit.tasks.iter().all(is_table), "{commit:?}");
     works.stop().await;
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::{Problem, commit::TaskOutcome};
+use fanfold_protocol::{Problem, commit::TaskOutcome, invocation};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::OnceCell, time::Instant};
 use utoipa::ToSchema;
@@ -90,6 +90,10 @@ pub struct TaskView {
     /// Who works on that lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
+    /// How far the task says it is: `done` units, and of how many if it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub progress: Option<invocation::Progress>,
     /// Whether a second attempt runs beside the first.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub second_attempt: bool,
@@ -317,6 +321,8 @@ fn watched(task: &mut TaskView, progress: &Progress, stragglers: &Stragglers, no
         let ms = now.saturating_duration_since(running.since).as_millis();
         task.running_ms = u64::try_from(ms).ok();
         task.worker = Some(running.worker.clone());
+        task.progress =
+            running.tasks.iter().find(|told| told.task == task.task).and_then(|told| told.progress);
     }
 }
 
@@ -337,6 +343,7 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         memory_bytes_peak: usage.memory_bytes_peak,
         running_ms: None,
         worker: None,
+        progress: None,
         second_attempt: false,
         rows_in: usage.rows_in,
         rows_out: usage.rows_out,

@@ -125,8 +125,8 @@ pub struct SlowView {
     pub worker: String,
     /// For how long, ms.
     pub running_ms: u64,
-    /// How far the task that runs says it is: `done` units, and of how many if it says
-    /// so.
+    /// How far the first task that says so is, of those that run: `done` units, and of how many if it
+    /// says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub progress: Option<Progress>,

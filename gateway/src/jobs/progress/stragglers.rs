@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{ErrorKind, commit::RunningNotice, invocation};
+use fanfold_protocol::{
+    ErrorKind,
+    commit::{RunningNotice, RunningTask},
+    invocation,
+};
 
 use super::{machine::Progress, slots::LeaseSpec};
 
@@ -29,8 +33,12 @@ pub struct Running {
     pub since: Instant,
     /// By whom.
     pub worker: String,
-    /// How far the task that runs says it is, as last told.
+    /// How far the first task that says so is, of those that run, as last told.
     pub progress: Option<invocation::Progress>,
+    /// How many of its tasks may run at once, as last told.
+    pub width: u32,
+    /// Those that run, as last told.
+    pub tasks: Vec<RunningTask>,
 }
 
 /// The leases of one job that take a while.
@@ -58,10 +66,11 @@ impl Stragglers {
         let running_for = Duration::from_millis(notice.running_ms);
         let since = now.checked_sub(running_for).unwrap_or(now);
         let place = (notice.stage, notice.group, notice.round);
-        let running = Running { since, worker: notice.worker, progress: None };
+        let running = Running { since, worker: notice.worker, progress: None, width: 1, tasks: Vec::new() };
         let known = self.running.entry(place).or_insert(running);
         known.since = known.since.min(since);
         known.progress = notice.progress.or(known.progress);
+        (known.width, known.tasks) = (notice.width.max(1), notice.tasks);
     }
 
     /// Forgets a lease that a worker has told of and now tells that its attempt has ended.
@@ -124,7 +133,9 @@ impl Stragglers {
             let leased = progress.lease(*stage, *group, *round);
             let Some((typical, leased)) = typical.zip(leased) else { continue };
             let tasks = u32::try_from(leased.spec.tasks.len()).unwrap_or(u32::MAX);
-            if took > typical.saturating_mul(FACTOR).saturating_mul(tasks) {
+            // So many times one task's time, where several run at once.
+            let times = tasks.div_ceil(running.width);
+            if took > typical.saturating_mul(FACTOR).saturating_mul(times) {
                 specs.extend(progress.begin_second(*stage, *group, *round));
             }
         }
@@ -132,10 +143,11 @@ impl Stragglers {
     }
 }
 
-/// What sets a lease apart that takes a while: `bytes` of input where others
-/// have `mean` for each task, and why the attempt before failed, if it did.
+/// What sets a lease apart that takes a while, of whose tasks `width` may run at once: `bytes` of input where
+/// others have `mean` for each task, and why the attempt before failed, if it did.
 pub fn why(
     spec: &LeaseSpec,
+    width: u32,
     bytes: Option<u64>,
     mean: u64,
     failed: Option<ErrorKind>,
@@ -143,7 +155,8 @@ pub fn why(
 ) -> String {
     let mut reasons = Vec::new();
     if spec.tasks.len() > 1 {
-        reasons.push(format!("{} tasks one after the other", spec.tasks.len()));
+        let how = if width > 1 { format!("{width} at once") } else { "one after the other".to_owned() };
+        reasons.push(format!("{} tasks {how}", spec.tasks.len()));
     }
     let usual = mean.saturating_mul(spec.tasks.len() as u64).max(1);
     if let Some(times) = bytes.map(|bytes| bytes / usual).filter(|times| *times >= u64::from(FACTOR)) {
@@ -215,16 +228,8 @@ mod tests {
         let begun = now + Duration::from_secs(3_600);
         let (job, worker) = (Uuid::nil(), "slow".to_owned());
         let (group, round) = at;
-        let notice = RunningNotice {
-            job,
-            stage: 0,
-            group,
-            round,
-            worker,
-            running_ms: 0,
-            progress: None,
-            overtaken: None,
-        };
+        let notice =
+            RunningNotice { job, stage: 0, group, round, worker, running_ms: 0, ..RunningNotice::default() };
         stragglers.note(notice, begun);
         stragglers.saw("slow");
         assert!(stragglers.overdue(progress, begun + running).is_empty(), "it is the only worker");
@@ -261,6 +266,51 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_whose_tasks_run_at_once_is_overdue_sooner() {
+        let weights = [Weight { bytes: 1, document: 0 }; 1_024];
+        let check = |width, running: Duration, expected: bool| {
+            let plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), Shape::Map, &weights);
+            let policy =
+                Policy { attempts: 3, outstanding_max: u32::MAX, leases_max: u32::MAX, tolerated: 0 };
+            let mut progress = Progress::new(plan, policy);
+            let specs = progress.release();
+            let (last, done) = specs.split_last().unwrap();
+            assert_eq!(last.tasks.len(), 8);
+            for spec in done {
+                let usage = Usage { wall_us: 10_000_000, ..Usage::default() };
+                let task = |index: &u32| {
+                    let (index, outcome) = (*index, TaskOutcome::Table(None));
+                    TaskCommit { index, attempt: 1, outcome, usage, looked_outside: false }
+                };
+                progress.absorb(Commit {
+                    job: Uuid::nil(),
+                    stage: 0,
+                    group: spec.group,
+                    round: 0,
+                    attempt: Uuid::nil(),
+                    worker: "test".into(),
+                    tasks: spec.tasks.iter().map(task).collect(),
+                });
+            }
+            let (now, mut stragglers) = (Instant::now(), Stragglers::new(LEAST));
+            stragglers.saw("test");
+            let (group, worker) = (last.group, "slow".to_owned());
+            stragglers.note(RunningNotice { group, worker, width, ..RunningNotice::default() }, now);
+            let overdue = stragglers.overdue(&mut progress, now + running);
+            assert_eq!(overdue.len(), usize::from(expected), "{width} {running:?}");
+        };
+        let more = Duration::from_millis(1);
+        // A worker of an earlier release does not say it.
+        for width in [0, 1] {
+            check(width, 16 * WALL, false);
+            check(width, 16 * WALL + more, true);
+        }
+        check(4, 4 * WALL, false);
+        check(4, 4 * WALL + more, true);
+        check(3, 6 * WALL, false);
+    }
+
+    #[test]
     fn what_sets_a_lease_apart_is_said() {
         let spec = |tasks: &[u32], round| LeaseSpec {
             stage: 0,
@@ -269,11 +319,12 @@ mod tests {
             tasks: tasks.to_vec(),
             states: Vec::new(),
         };
-        assert_eq!(why(&spec(&[1], 0), Some(150), 100, None, false), "no more input than others");
-        assert_eq!(why(&spec(&[1], 0), None, 100, None, false), "no reason that is known");
-        assert_eq!(why(&spec(&[1, 2], 0), Some(300), 100, None, false), "2 tasks one after the other");
+        assert_eq!(why(&spec(&[1], 0), 1, Some(150), 100, None, false), "no more input than others");
+        assert_eq!(why(&spec(&[1], 0), 4, None, 100, None, false), "no reason that is known");
+        assert_eq!(why(&spec(&[1, 2], 0), 1, Some(300), 100, None, false), "2 tasks one after the other");
+        assert_eq!(why(&spec(&[1, 2], 0), 4, Some(300), 100, None, false), "2 tasks 4 at once");
         assert_eq!(
-            why(&spec(&[1], 1), Some(730), 100, Some(ErrorKind::GuestTrapped), true),
+            why(&spec(&[1], 1), 1, Some(730), 100, Some(ErrorKind::GuestTrapped), true),
             "7 times the input of others; attempt 2, after guest-trapped; a second attempt runs beside it"
         );
     }
@@ -287,8 +338,7 @@ mod tests {
             round: 0,
             worker: worker.to_owned(),
             running_ms: 500,
-            progress: None,
-            overtaken: None,
+            ..RunningNotice::default()
         };
         let mut stragglers = Stragglers::new(LEAST);
         stragglers.note(notice("first", 7), Instant::now());
@@ -306,8 +356,9 @@ mod tests {
         for (running_ms, done) in [(200, None), (9_000, Some(3)), (100, None)] {
             let (job, worker) = (Uuid::nil(), "slow".to_owned());
             let progress = done.map(|done| invocation::Progress { done, total: None });
-            let (stage, group, round, overtaken) = (0, 7, 0, None);
-            let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
+            let group = 7;
+            let notice =
+                RunningNotice { job, group, worker, running_ms, progress, ..RunningNotice::default() };
             stragglers.note(notice, now);
         }
         let running = stragglers.on(0, 7, 0).unwrap();

@@ -70,7 +70,7 @@ impl Coordinator {
                 worker: running.worker,
                 running_ms: whole_ms(running.since.elapsed()),
                 progress: running.progress,
-                why: stragglers::why(&spec, bytes, mean, failed, second),
+                why: stragglers::why(&spec, running.width, bytes, mean, failed, second),
             });
         }
         Ok(told)

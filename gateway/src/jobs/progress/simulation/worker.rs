@@ -220,8 +220,7 @@ impl World {
                 round,
                 worker: worker.to_string(),
                 running_ms: running.as_millis() as u64,
-                progress: None,
-                overtaken: None,
+                ..RunningNotice::default()
             };
             self.jobs[job].stragglers.note(notice, self.epoch + self.now);
         }
