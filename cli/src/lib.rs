@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use error::{Error, Exit};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod arbiter;
@@ -40,6 +41,9 @@ pub fn main() -> ExitCode {
     let cli = args::Cli::parse();
     log::begin();
     let serves = cli.command.serves();
+    if serves {
+        keep_from_others();
+    }
     match threads(serves) {
         Ok(runtime) => {
             if serves {
@@ -70,6 +74,12 @@ fn threads(serves: bool) -> std::io::Result<tokio::runtime::Runtime> {
         false => tokio::runtime::Builder::new_current_thread(),
     };
     builder.thread_name("fanfold").thread_stack_size(THREAD_STACK_BYTES).enable_all().build()
+}
+
+/// What a service writes is for its user alone, also in a folder that was there before and is open
+/// to others: who could write where compiled components lie could replace the key that vouches for them.
+fn keep_from_others() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// A file that may not grow further (`ulimit -f`) is a full disk to whoever writes it. Left to itself,

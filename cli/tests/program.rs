@@ -6,6 +6,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc::Receiver,
@@ -229,6 +230,34 @@ fn a_standard_output_that_is_full_is_named() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("to the standard output, found: No space left"), "{text}");
     assert!(!here.path().join(".fanfold/dev.json").exists());
+}
+
+#[test]
+fn what_the_service_writes_is_for_its_user_alone() {
+    let here = Here::new();
+    let folder = here.path().join("open");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let dev = "umask 000; exec \"$0\" dev --data open --listen 127.0.0.1:0 --s3-listen 127.0.0.1:0";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", dev, env!("CARGO_BIN_EXE_fanfold")]).current_dir(here.path());
+    shell.env("FANFOLD_CONFIG_DIR", here.path().join("config"));
+    let mut program = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(program.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    program.kill().unwrap();
+    program.wait().unwrap();
+    assert_eq!(first, "fanfold is ready\n");
+    let (mut folders, mut found) = (vec![folder, here.path().join("config")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let (path, metadata) = (entry.as_ref().unwrap().path(), entry.unwrap().metadata().unwrap());
+            assert_eq!(metadata.permissions().mode() & 0o077, 0, "{}", path.display());
+            found += 1;
+            folders.extend(metadata.is_dir().then_some(path));
+        }
+    }
+    assert!(found > 10, "{found}");
 }
 
 #[test]
