@@ -10,8 +10,8 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -249,24 +249,21 @@ fn remove(path: &Path) {
     }
 }
 
-/// The key of this installation: random bytes, readable by its owner only. One of another length, as a
-/// full disk leaves behind, is made anew: all that depends on it is compiled again.
+/// The key of this installation: random bytes, which its owner alone may read. One that is of no
+/// use is made anew: all that depends on it is compiled again.
 fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY_FILE);
     let mut key = [0; KEY_BYTES];
-    match fs::read(&path) {
-        Ok(found) => match <[u8; KEY_BYTES]>::try_from(found) {
-            Ok(key) => return Ok(key),
-            Err(found) => {
-                let (path, bytes) = (path.display(), found.len());
-                tracing::warn!(
-                    %path, bytes,
-                    "the key of compiled components must have {KEY_BYTES} bytes; it is made anew, and they are compiled \
-                     again"
-                );
-                remove(&folder.join(KEY_FILE));
-            }
-        },
+    match read_key(&path) {
+        Ok(Ok(key)) => return Ok(key),
+        Ok(Err(found)) => {
+            tracing::warn!(
+                path = %path.display(), found,
+                "the key of compiled components must have {KEY_BYTES} bytes and be this user's alone; it is made anew, \
+                 and they are compiled again"
+            );
+            remove(&path);
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -283,6 +280,23 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_make_key(folder),
         Err(error) => Err(error),
     }
+}
+
+/// The key that is there, or why it vouches for nothing: a full disk left it behind, or others may
+/// have read it, or put it there, who could have written machine code that bears its MAC.
+fn read_key(path: &Path) -> io::Result<Result<[u8; KEY_BYTES], String>> {
+    let mut file = fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Ok(Err(format!("mode {mode:03o}")));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(Err(format!("user {}", metadata.uid())));
+    }
+    let mut key = Vec::new();
+    file.read_to_end(&mut key)?;
+    Ok(<[u8; KEY_BYTES]>::try_from(key).map_err(|key| format!("{} bytes", key.len())))
 }
 
 #[cfg(test)]
@@ -389,6 +403,23 @@ mod tests {
             assert!(key != before && key != [7; KEY_BYTES], "{length}");
             assert_eq!(open(folder.path()).key, key, "{length}");
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_may_know_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        let digest = Digest::of(b"one");
+        for mode in [0o644, 0o640, 0o660, 0o602] {
+            let known = open(folder.path());
+            known.write(&digest, &Artifact(b"code".to_vec())).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let anew = open(folder.path());
+            assert_ne!(anew.key, known.key, "{mode:o}");
+            assert!(anew.read(&digest).is_none(), "{mode:o}");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(open(folder.path()).key, anew.key, "{mode:o}");
         }
     }
 
