@@ -15,7 +15,7 @@ use fanfold_protocol::{
         DeadLetter, FAILED_INPUTS_MAX, MANIFEST_FAILED_MAX, MANIFEST_OBJECTS_MAX, Manifest, ManifestShard,
         OutputObject,
     },
-    keys,
+    keys, limits,
     uri::ObjectUri,
 };
 use fanfold_storage::{ListOptions, PutOptions, Store};
@@ -151,8 +151,25 @@ pub fn named(
     objects: Vec<OutputObject>,
     shards: Vec<ManifestShard>,
 ) -> impl Stream<Item = Result<Vec<OutputObject>>> {
+    let counted = bounded(uri, objects.len(), &shards);
+    let shards = if counted.is_ok() { shards } else { Vec::new() };
     let reads: Vec<_> = shards.into_iter().map(|shard| read_shard(store, uri, shard)).collect();
-    stream::iter([Ok(objects)]).chain(stream::iter(reads).buffered(SHARDS_AT_ONCE))
+    stream::iter([counted.map(|()| objects)]).chain(stream::iter(reads).buffered(SHARDS_AT_ONCE))
+}
+
+/// Few bytes may name the same shards again and again, of which each would be held.
+fn bounded(uri: &ObjectUri, objects: usize, shards: &[ManifestShard]) -> Result<()> {
+    let counts = shards.iter().map(|shard| shard.objects.max(1));
+    let named = counts.fold(objects as u64, u64::saturating_add);
+    if named <= limits::PARTITIONS_MAX as u64 {
+        return Ok(());
+    }
+    let detail = format!(
+        "a manifest must name at most {} objects, found {named} in {uri}; no job writes so many, so name the objects \
+         in other ways",
+        limits::PARTITIONS_MAX
+    );
+    Err(Problem::new(ErrorKind::PartitionLimit, detail).into())
 }
 
 async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Result<Vec<OutputObject>> {
@@ -167,11 +184,16 @@ async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Res
     }
     let body = store.get(&shard, None).await.map_err(about_input)?;
     let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    // Not more than are counted, however many there are.
+    let most = usize::try_from(count).unwrap_or(usize::MAX);
     let objects: Vec<OutputObject> = lines
+        .take(most.saturating_add(1))
         .map(|line| serde_json::from_slice(line).map_err(|_| wrong("another document")))
         .collect::<Result<_>>()?;
-    if objects.len() as u64 != count {
-        return Err(wrong(&format!("{} objects instead of {count}", objects.len())));
+    match objects.len() {
+        found if found > most => return Err(wrong(&format!("more than {count} objects"))),
+        found if found < most => return Err(wrong(&format!("{found} objects instead of {count}"))),
+        _ => {}
     }
     Ok(objects)
 }
@@ -326,6 +348,18 @@ mod tests {
         let mut short = head.clone();
         short.shards[4].objects = 6;
         refused(short, &uri, "5 objects instead of 6").await;
+        let mut long = head.clone();
+        long.shards[4].objects = 4;
+        refused(long, &uri, "more than 4 objects").await;
+        // A shard may be named again and again, or say that it has nothing.
+        let mut many_times = head.clone();
+        many_times.shards = vec![head.shards[0].clone(); 1 + 1_000_000 / MANIFEST_OBJECTS_MAX];
+        refused(many_times, &uri, "at most 1000000 objects").await;
+        let mut endless = head.clone();
+        for (shard, objects) in endless.shards.iter_mut().zip([u64::MAX, 1]) {
+            shard.objects = objects;
+        }
+        refused(endless, &uri, "at most 1000000 objects").await;
         remove_shards(&store, &output, &head).await.unwrap();
         refused(head, &uri, "_manifest-").await;
     }

@@ -20,7 +20,7 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin, PinnedObject},
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ use crate::jobs::{
 
 /// Objects of a list that are asked for at once.
 const HEADS_AT_ONCE: usize = 32;
-/// Manifests in folders of a listing that are read at once: each may be large.
+/// Heads of manifests in folders of a listing that are read at once: each may be large.
 const MANIFESTS_AT_ONCE: usize = 8;
 
 /// Where inputs are looked for.
@@ -211,18 +211,24 @@ impl Finder<'_> {
         let (mut named, mut of_jobs) = (Vec::new(), Vec::new());
         while !folders.is_empty() {
             let outer = outermost(folders.clone());
-            let read = |folder: &String| {
+            let head = |folder: &String| {
                 let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"));
-                let folder = folder.clone();
-                async move { Ok::<_, Error>((folder, self.manifest(&uri?).await?)) }
+                async move {
+                    let uri = uri?;
+                    let head = self.manifest_head(&uri).await?;
+                    Ok::<_, Error>(head.map(|head| (uri, head)))
+                }
             };
-            let reads: Vec<_> = outer.iter().map(read).collect();
-            let mut manifests = std::pin::pin!(stream::iter(reads).buffered(MANIFESTS_AT_ONCE));
-            while let Some((folder, manifest)) = manifests.try_next().await? {
-                let Some(manifest) = manifest else { continue };
-                named.extend(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)));
-                bounded(held + named.len(), look.listed)?;
-                of_jobs.push(folder);
+            for few in outer.chunks(MANIFESTS_AT_ONCE) {
+                let heads = try_join_all(few.iter().map(&head)).await?;
+                // One whole manifest after the other: each may name as many objects as a job reads.
+                for (folder, found) in few.iter().zip(heads) {
+                    let Some((uri, head)) = found else { continue };
+                    let manifest = manifest::whole(self.store, &uri, head).await?;
+                    named.extend(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)));
+                    bounded(held + named.len(), look.listed)?;
+                    of_jobs.push(folder.clone());
+                }
             }
             of_jobs.sort();
             folders.retain(|folder| outer.binary_search(folder).is_err() && !is_within(&of_jobs, folder));
@@ -256,9 +262,16 @@ impl Finder<'_> {
         Ok((objects, folders))
     }
 
-    /// The manifest of a job, if one lies there: others may call theirs the same, and only
-    /// theirs are larger than what is read whole.
+    /// The manifest of a job, if one lies there.
     async fn manifest(&self, uri: &ObjectUri) -> Result<Option<Manifest>> {
+        match self.manifest_head(uri).await? {
+            Some(head) => manifest::whole(self.store, uri, head).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Its head: others may call theirs the same, and only theirs are larger than what is read whole.
+    async fn manifest_head(&self, uri: &ObjectUri) -> Result<Option<Manifest>> {
         use fanfold_storage::Error::{NotFound, TooLarge};
         let bytes = match self.store.get(uri, None).await {
             Ok(bytes) => bytes,
@@ -266,7 +279,7 @@ impl Finder<'_> {
             Err(error) => return Err(about_input(error)),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(head) => manifest::whole(self.store, uri, head).await.map(Some),
+            Ok(head) => Ok(Some(head)),
             Err(_) if is_of_others(&bytes) => Ok(None),
             Err(error) => Err(Error::Refused(Problem::new(
                 ErrorKind::InvalidJob,
