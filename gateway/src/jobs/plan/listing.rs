@@ -14,7 +14,7 @@ mod json;
 
 use std::{
     borrow::Cow,
-    io::{Cursor, Read},
+    io::{self, Cursor, Read},
 };
 
 use fanfold_protocol::{
@@ -94,7 +94,8 @@ struct Row {
 /// list as JSON, anything else is CSV.
 ///
 /// # Errors
-/// `invalid-job` with the place; `partition-limit` for too many objects.
+/// `invalid-job` with the place; `partition-limit` for too many objects; `decode-limit` for what
+/// grows too much.
 pub fn read(uri: &ObjectUri, text: impl Read) -> Result<Document, Problem> {
     let (head, rest) = opened(uri, text)?;
     let plain = head.strip_prefix(BOM).unwrap_or(&head);
@@ -111,8 +112,51 @@ fn opened<'a>(uri: &ObjectUri, mut stored: impl Read + 'a) -> Result<(Vec<u8>, B
     if Compressed::of(&head) != Compressed::Gzip {
         return Ok((head, Box::new(stored)));
     }
-    let mut text = MultiGzDecoder::new(Cursor::new(head).chain(stored));
+    let stored = Stored { text: Cursor::new(head).chain(stored), bytes: 0 };
+    let mut text = Unpacked { uri: uri.clone(), text: MultiGzDecoder::new(stored), bytes: 0 };
     Ok((beginning(uri, &mut text)?, Box::new(text)))
+}
+
+/// A document as it is stored, and how much of it was read.
+struct Stored<R> {
+    text: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Stored<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.text.read(into)?;
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+/// What is packed in it, no more than a task may decompress: few bytes in a store may be days of
+/// work here.
+struct Unpacked<R> {
+    uri: ObjectUri,
+    text: MultiGzDecoder<Stored<R>>,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.text.read(into)?;
+        self.bytes += read as u64;
+        let by_ratio = self.text.get_ref().bytes.saturating_mul(limits::DECODED_RATIO_MAX);
+        if self.bytes <= limits::PAGE_BYTES_MAX.max(by_ratio).min(limits::DECODED_BYTES_MAX) {
+            return Ok(read);
+        }
+        let detail = format!(
+            "{} must decompress to at most {} bytes for each stored one and {} in all, found {}; store it with less \
+             compression or in parts",
+            self.uri,
+            limits::DECODED_RATIO_MAX,
+            limits::DECODED_BYTES_MAX,
+            self.bytes
+        );
+        Err(io::Error::other(Problem::new(ErrorKind::DecodeLimit, detail)))
+    }
 }
 
 fn beginning(uri: &ObjectUri, text: &mut impl Read) -> Result<Vec<u8>, Problem> {
@@ -403,8 +447,9 @@ fn invalid(detail: &str) -> Problem {
     Problem::new(ErrorKind::InvalidJob, detail)
 }
 
-fn unreadable(uri: &ObjectUri, error: &std::io::Error) -> Problem {
-    wrong(uri, &format!("damaged gzip data ({error})"))
+fn unreadable(uri: &ObjectUri, error: &io::Error) -> Problem {
+    let told = error.get_ref().and_then(|inner| inner.downcast_ref::<Problem>());
+    told.cloned().unwrap_or_else(|| wrong(uri, &format!("damaged gzip data ({error})")))
 }
 
 fn wrong(uri: &ObjectUri, found: &str) -> Problem {

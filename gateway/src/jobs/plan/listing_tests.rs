@@ -149,12 +149,30 @@ fn an_entry_without_end_is_refused() {
     for (begin, endless) in [(&b"["[..], b' '), (b"[\"s3://", b'a'), (b"[\"s3://bank/k\", [", b'[')] {
         let problem = read(&uri(), begin.chain(std::io::repeat(endless))).unwrap_err();
         assert_eq!(problem.code, ErrorKind::InvalidJob, "{problem}");
+        assert!(!problem.detail.contains("found found"), "{problem}");
     }
     // Many short ones may be as long.
     let entry = format!("\"s3://bank/{}\"", "k".repeat(1_000));
     let list = format!("[{}]", vec![entry; 9_000].join(","));
     let Ok(Document::List(listed)) = read(&uri(), list.as_bytes()) else { panic!("a list is refused") };
     assert_eq!(listed.len(), 9_000);
+}
+
+#[test]
+fn a_list_that_grows_too_much_is_refused() {
+    let key = "k".repeat(1_000);
+    let (row, entry) = (format!("s3://bank/{key}\n"), format!(",\"s3://bank/{key}\""));
+    let rows = row.repeat(1 + limits::PAGE_BYTES_MAX as usize / row.len());
+    let entries = entry.repeat(1 + limits::PAGE_BYTES_MAX as usize / entry.len());
+    for text in [rows.clone(), format!("[\"s3://bank/k\"{entries}]")] {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        gzip.write_all(text.as_bytes()).unwrap();
+        let problem = read(&uri(), &gzip.finish().unwrap()[..]).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::DecodeLimit, "{problem}");
+        assert!(problem.detail.contains("s3://bank/list"), "{problem}");
+    }
+    // As many bytes that are not packed are read.
+    assert!(list(&rows).unwrap().len() > 60_000);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde::{
     de::{Error as _, SeqAccess, Visitor},
 };
 
-use super::{Listed, Row, bounded, wrong};
+use super::{Listed, Row, bounded, unreadable, wrong};
 
 /// An object as JSON names it.
 #[derive(Deserialize)]
@@ -27,11 +27,13 @@ enum Entry {
 pub(super) fn read(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
     let length = Cell::new(0);
     let mut entries = Entries { uri, length: &length, listed: Vec::new(), problem: None };
-    let mut text = serde_json::Deserializer::from_reader(BufReader::new(Measured { text, length: &length }));
+    let text = BufReader::new(Measured { uri, text, length: &length });
+    let mut text = serde_json::Deserializer::from_reader(text);
     let read = text.deserialize_seq(&mut entries).and_then(|()| text.end());
     match (read, entries.problem) {
         (_, Some(problem)) => Err(problem),
         (Ok(()), None) => Ok(entries.listed),
+        (Err(error), None) if error.is_io() => Err(unreadable(uri, &error.into())),
         (Err(error), None) => Err(wrong(
             uri,
             &format!(
@@ -43,6 +45,7 @@ pub(super) fn read(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Prob
 
 /// A text of which no entry may be too long: few bytes in a store may be many here.
 struct Measured<'a, R> {
+    uri: &'a ObjectUri,
     text: R,
     /// Bytes since the last entry.
     length: &'a Cell<u64>,
@@ -51,8 +54,8 @@ struct Measured<'a, R> {
 impl<R: Read> Read for Measured<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.length.get() > limits::RECORD_BYTES_MAX {
-            let detail = format!("found an entry of more than {} bytes", limits::RECORD_BYTES_MAX);
-            return Err(io::Error::other(detail));
+            let found = format!("an entry of more than {} bytes", limits::RECORD_BYTES_MAX);
+            return Err(io::Error::other(wrong(self.uri, &found)));
         }
         let read = self.text.read(buffer)?;
         self.length.set(self.length.get() + read as u64);
