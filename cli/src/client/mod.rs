@@ -401,10 +401,18 @@ fn bearer(token: &str) -> Result<HeaderValue> {
 
 /// Reads where a service is.
 pub fn parse_endpoint(text: &str) -> Result<Url> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    url.ok_or_else(|| {
+    // Behind a user there may be a password, which is not shown. It would be sent in place of the token.
+    if text.contains('@') {
+        return Err(Error::usage("expected an endpoint without a user, found one")
+            .help("write it as http://HOST:PORT; tokens and keys are given by themselves"));
+    }
+    let is_place = |url: &Url| {
+        let is_plain = url.query().is_none() && url.fragment().is_none();
+        matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain
+    };
+    Url::parse(text).ok().filter(is_place).ok_or_else(|| {
         Error::usage(format!("expected an endpoint such as {ENDPOINT_DEFAULT}, found {text:?}"))
-            .help("write it with http:// or https://")
+            .help("write it with http:// or https://, and nothing behind the port but a path")
     })
 }
 
@@ -545,6 +553,11 @@ mod tests {
         check("localhost:7070", false);
         check("ftp://x", false);
         check("", false);
+        check("https://fanfold.example.org/behind/a/proxy", true);
+        check("https://fanfold.example.org/?x=1", false);
+        check("https://fanfold.example.org/#x", false);
+        let refusal = parse_endpoint("https://me:secret@fanfold.example.org").unwrap_err().to_string();
+        assert!(refusal.contains("without a user") && !refusal.contains("secret"), "{refusal}");
         assert!(is_local("127.0.0.1") && is_local("[::1]") && is_local("localhost") && !is_local("10.0.0.1"));
     }
 }
