@@ -20,13 +20,19 @@ use fanfold_protocol::{
 };
 use fanfold_storage::{ListOptions, PutOptions, Store};
 use futures::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
     error::{Error, Result, about_input},
     prints::{Fingerprint, Prints},
 };
+use crate::problem::internal;
 
+/// Bytes of a document that is parsed at once; those of most are fewer.
+const SMALL_BYTES_MAX: usize = 2 << 20;
+/// Turns to parse larger ones, for all tenants: each takes a multiple of itself in memory.
+static LARGE: Semaphore = Semaphore::const_new(2);
 /// Shards written or read at once.
 const SHARDS_AT_ONCE: usize = 4;
 
@@ -113,6 +119,34 @@ fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
     Ok(body.into())
 }
 
+/// Gives a manifest as it is stored to `take`.
+///
+/// # Errors
+/// `internal` when the process ends.
+pub async fn parsed<T: Send + 'static>(
+    stored: &Bytes,
+    take: impl FnOnce(serde_json::Result<Manifest>) -> T + Send + 'static,
+) -> Result<T> {
+    apart(stored, move |stored| take(serde_json::from_slice(stored))).await
+}
+
+/// Works on a document, on a large one on a thread of its own and few at once: it may be anybody's,
+/// of a million objects, and others are served meanwhile.
+async fn apart<T: Send + 'static>(
+    stored: &Bytes,
+    work: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Result<T> {
+    if stored.len() <= SMALL_BYTES_MAX {
+        return Ok(work(stored));
+    }
+    let (turn, stored) = (LARGE.acquire().await.map_err(internal)?, stored.clone());
+    let working = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work(&stored)
+    });
+    Ok(working.await.map_err(internal)?)
+}
+
 /// A manifest that lies at `uri`, with the objects that its shards name.
 ///
 /// # Errors
@@ -183,13 +217,13 @@ async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Res
         return Err(wrong("that it lies elsewhere"));
     }
     let body = store.get(&shard, None).await.map_err(about_input)?;
-    let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     // Not more than are counted, however many there are.
     let most = usize::try_from(count).unwrap_or(usize::MAX);
-    let objects: Vec<OutputObject> = lines
-        .take(most.saturating_add(1))
-        .map(|line| serde_json::from_slice(line).map_err(|_| wrong("another document")))
-        .collect::<Result<_>>()?;
+    let objects = apart(&body, move |body| -> Option<Vec<OutputObject>> {
+        let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        lines.take(most.saturating_add(1)).map(|line| serde_json::from_slice(line).ok()).collect()
+    });
+    let objects = objects.await?.ok_or_else(|| wrong("another document"))?;
     match objects.len() {
         found if found > most => return Err(wrong(&format!("more than {count} objects"))),
         found if found < most => return Err(wrong(&format!("{found} objects instead of {count}"))),
@@ -362,6 +396,19 @@ mod tests {
         refused(endless, &uri, "at most 1000000 objects").await;
         remove_shards(&store, &output, &head).await.unwrap();
         refused(head, &uri, "_manifest-").await;
+    }
+
+    #[tokio::test]
+    async fn a_large_manifest_keeps_no_others_waiting() {
+        for (objects, is_apart) in [(100, false), (40_000, true)] {
+            let written = manifest(objects);
+            let stored = Bytes::from(serde_json::to_vec(&written).unwrap());
+            assert_eq!(stored.len() > SMALL_BYTES_MAX, is_apart, "{}", stored.len());
+            let take = |found: serde_json::Result<Manifest>| (found.unwrap(), std::thread::current().id());
+            let (found, thread) = parsed(&stored, take).await.unwrap();
+            assert_eq!(found, written);
+            assert_eq!(thread != std::thread::current().id(), is_apart, "{objects}");
+        }
     }
 
     #[test]

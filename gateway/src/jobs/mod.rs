@@ -344,20 +344,40 @@ impl Jobs {
     /// `job-not-found`; `job-not-finished`; `job-finished` when it did not
     /// succeed; `object-not-found` when the manifest was removed or replaced.
     pub async fn manifest(&self, id: &Uuid) -> Result<Manifest, Problem> {
+        Ok(self.stored_manifest(id, |manifest| manifest).await?.1)
+    }
+
+    /// The same as it is stored: JSON.
+    ///
+    /// # Errors
+    /// As of [`Jobs::manifest`].
+    pub async fn manifest_text(&self, id: &Uuid) -> Result<Bytes, Problem> {
+        Ok(self.stored_manifest(id, drop).await?.0)
+    }
+
+    async fn stored_manifest<T: Send + 'static>(
+        &self,
+        id: &Uuid,
+        take: impl FnOnce(Manifest) -> T + Send + 'static,
+    ) -> Result<(Bytes, T), Problem> {
         let record = self.published(id).await?;
         let uri = record
             .manifest
             .ok_or_else(|| crate::problem::internal("a job that succeeded without a manifest"))?;
         let bytes = self.inner.vault.store().get(&uri, None).await.map_err(error::about_input)?;
-        match serde_json::from_slice::<Manifest>(&bytes) {
-            Ok(manifest) if manifest.job == *id => Ok(manifest),
-            _ => Err(Problem::new(
+        let job = *id;
+        let own = move |found: serde_json::Result<Manifest>| {
+            found.ok().filter(|manifest| manifest.job == job).map(take)
+        };
+        let taken = manifest::parsed(&bytes, own).await?.ok_or_else(|| {
+            Problem::new(
                 ErrorKind::ObjectNotFound,
                 format!(
                     "expected the manifest of job {id} at {uri}, found that it was replaced; run the job again"
                 ),
-            )),
-        }
+            )
+        })?;
+        Ok((bytes, taken))
     }
 
     /// The record of a job that has output.

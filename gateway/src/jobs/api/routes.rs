@@ -8,7 +8,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response, sse::Event},
 };
-use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, job::JobState, limits};
+use fanfold_protocol::{ErrorKind, Problem, job::JobDocument, job::JobState, limits};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -229,8 +229,9 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
         (status = 409, description = "The job has not ended, or not well")
     )
 )]
-pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<Manifest>> {
-    Ok(Json(app.jobs.manifest(&job_id(&id)?).await?))
+pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let manifest = app.jobs.manifest_text(&job_id(&id)?).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], manifest).into_response())
 }
 
 /// A job as server-sent events: `state`, `progress` (at most two a second), `task-failed`, and `done` at the end.

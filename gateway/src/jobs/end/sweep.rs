@@ -13,7 +13,7 @@ use std::{collections::HashSet, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
-    commit::{MANIFEST_NAME, MANIFEST_OBJECTS_MAX, Manifest},
+    commit::{MANIFEST_NAME, MANIFEST_OBJECTS_MAX},
     job::{Job, JobState},
     keys, limits,
     time::Timestamp,
@@ -141,7 +141,7 @@ impl Sweep<'_> {
             Err(TooLarge { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        match serde_json::from_slice::<Manifest>(&bytes) {
+        match manifest::parsed(&bytes, |head| head).await? {
             Ok(head) => manifest::prints(vault.store(), &uri, head).await.map(Some),
             Err(error) => {
                 tracing::warn!(job = %self.job.id, %uri, %error, "a manifest is another program's, or damaged");

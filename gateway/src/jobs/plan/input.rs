@@ -278,7 +278,7 @@ impl Finder<'_> {
             Err(NotFound { .. } | TooLarge { .. }) => return Ok(None),
             Err(error) => return Err(about_input(error)),
         };
-        match serde_json::from_slice(&bytes) {
+        match manifest::parsed(&bytes, |head| head).await? {
             Ok(head) => Ok(Some(head)),
             Err(_) if is_of_others(&bytes) => Ok(None),
             Err(error) => Err(Error::Refused(Problem::new(

@@ -212,7 +212,7 @@ async fn published(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Print
 pub async fn manifest_head(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
     use fanfold_storage::Error::{NotFound, TooLarge};
     match vault.store().get(&output.join(MANIFEST_NAME)?, None).await {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Ok(bytes) => manifest::parsed(&bytes, |head| head.ok()).await,
         Err(NotFound { .. } | TooLarge { .. }) => Ok(None),
         Err(error) => Err(crate::jobs::error::about_input(error)),
     }
