@@ -12,7 +12,12 @@ use fanfold_gateway::{
     GatewayConfig,
     invoke::asynchronous::{AsyncCall, Origin},
 };
-use fanfold_protocol::{ErrorKind, Problem, invocation::Request, keys};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    invocation::Request,
+    keys,
+    time::{self, Timestamp},
+};
 use http::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -445,4 +450,39 @@ async fn who_waits_for_an_answer_is_served_first() {
     for id in ids {
         assert_eq!(service.ended(&id).await["state"], "succeeded");
     }
+}
+
+/// As where a gateway is killed between the record of a call and its message.
+#[tokio::test]
+async fn a_call_that_was_never_queued_is_none() {
+    let service = start_with(hasty).await;
+    service.deploy("f", "1").await;
+    let backbone = &service.base.backbone;
+    let [shown, listed, young] = [Timestamp(1), Timestamp(2), time::now()].map(|at| (Uuid::now_v7(), at));
+    for (id, accepted_at) in [shown, listed, young] {
+        let record = json!({
+            "function": "f", "version": 1, "accepted_at": accepted_at, "depth": 0, "origin": { "kind": "call" },
+            "attempts": 0, "started_at": null, "problem": null
+        });
+        backbone.create(&keys::invocation_record(&id), record.to_string()).await.unwrap();
+    }
+    let ids = async || {
+        let list = service.get("/v1/invocations").await.json();
+        let ids = list["invocations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|view| view["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    // While anything is queued, nobody can tell.
+    let busy = id(&service.promise("f", &[], "sleep 60000").await);
+    service.until_calls(1).await;
+    assert_eq!(ids().await.len(), 4);
+    service.delete(&format!("/v1/invocations/{busy}")).await;
+    let depth = async || backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
+    until("an empty queue", depth, |depth| *depth == Depth::default()).await;
+    let gone = service.get(&format!("/v1/invocations/{}", shown.0)).await;
+    gone.is_problem(ErrorKind::InvocationNotFound);
+    assert_eq!(ids().await, [young.0.to_string()]);
 }

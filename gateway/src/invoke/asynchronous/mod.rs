@@ -14,6 +14,7 @@ mod dead;
 mod ends;
 mod live;
 mod message;
+mod over;
 mod pauses;
 mod room;
 pub(super) mod routes;
@@ -49,6 +50,7 @@ pub use self::{
 use self::{
     ends::Ends,
     message::{check_size, payload},
+    over::Looks,
     room::{Reading, Room},
     running::Running,
 };
@@ -57,13 +59,6 @@ use crate::{functions::Registry, invoke::admission::Admission, problem::of_backb
 /// Between tries to remove the record of a call that was refused.
 const FORGET_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(180)];
-/// For how long a record is believed without a look at how its invocation ended: the end is written and the record
-/// removed within a moment of each other.
-const BELIEVED: Duration = Duration::from_secs(60);
-/// The same in lists, where each look is one of many: few calls take so long.
-const BELIEVED_IN_LISTS: Duration = Duration::from_secs(3_600);
-/// How long such a look may take.
-const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -256,7 +251,7 @@ impl Invocations {
         fits: impl Fn(&Live) -> bool,
     ) -> Result<(Vec<(Uuid, Live)>, Option<Uuid>), Problem> {
         let mut after = after.map(|id| keys::invocation_record(&id));
-        let mut found = Vec::new();
+        let (mut found, mut looks) = (Vec::new(), Looks::at_many());
         loop {
             // No page of `limit`: few of many may fit.
             let page = self.inner.backbone.list_part(keys::INVOCATION_RECORDS, after.as_deref());
@@ -265,7 +260,7 @@ impl Invocations {
                 let id = key.strip_prefix(keys::INVOCATION_RECORDS).and_then(|id| id.parse::<Uuid>().ok());
                 let live = serde_json::from_slice::<Live>(&entry.value).ok();
                 let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
-                if self.inner.is_over(&id, &live, entry.revision, BELIEVED_IN_LISTS).await {
+                if looks.is_over(&self.inner, &id, &live, entry.revision).await {
                     continue;
                 }
                 if found.len() == limit {
@@ -375,7 +370,7 @@ impl Inner {
     async fn live(&self, id: &Uuid) -> Result<Option<Live>, Problem> {
         match Live::get(&self.backbone, id).await {
             Ok(Some((live, revision))) => {
-                Ok((!self.is_over(id, &live, revision, BELIEVED).await).then_some(live))
+                Ok((!Looks::at_one().is_over(self, id, &live, revision).await).then_some(live))
             }
             Ok(None) => Ok(None),
             Err(problem) => match self.ends.get(id).await {
@@ -383,20 +378,6 @@ impl Inner {
                 _ => Err(problem),
             },
         }
-    }
-
-    /// Whether an invocation has ended although its record is there: whoever ended it died before it removed the record,
-    /// or a NATS server that was killed brought it back. Such a record is removed. One that began within `believed` is
-    /// believed, as are all while the store is silent.
-    async fn is_over(&self, id: &Uuid, live: &Live, revision: u64, believed: Duration) -> bool {
-        if !live.is_older(time::now(), believed) {
-            return false;
-        }
-        let Ok(Ok(Some(_))) = tokio::time::timeout(LOOK_MAX, self.ends.get(id)).await else { return false };
-        if let Err(error) = self.backbone.delete(&keys::invocation_record(id), Some(revision)).await {
-            tracing::debug!(%id, %error, "the record of a call that has ended cannot be removed yet");
-        }
-        true
     }
 
     /// Makes the record of a call and queues it; false when there is a record already.
