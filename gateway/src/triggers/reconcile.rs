@@ -22,7 +22,7 @@ use bytes::Bytes;
 use fanfold_backbone::CasOutcome;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    event::{EventKind, Notice, state_identity},
+    event::{EventKind, Notice},
     keys, limits,
     time::{self, Timestamp},
     uri::Pin,
@@ -38,7 +38,7 @@ use super::{
     intake::{self, Waiting, YieldTimer},
     record::Trigger,
     registry,
-    settled::{self, Known, Short, short},
+    settled::{self, Known, Short},
 };
 use crate::{
     problem::{of_backbone, of_store},
@@ -357,7 +357,7 @@ async fn see_former(
                 tracing::warn!(trigger = %record.name, prefix, "what was acted on before is too much to be listed");
                 return Ok(true);
             }
-            if let Some(known) = known.get_mut(&short(&state_identity(bucket, &key, &pin, last_modified))) {
+            if let Some(known) = settled::find(known, bucket, &key, &pin, last_modified) {
                 known.seen = true;
             }
         }
@@ -396,9 +396,8 @@ async fn feed(
                 ),
             ));
         }
-        let short = short(&state_identity(&document.bucket, &key, &pin, last_modified));
         // What has no outcome yet may wait in the queue: it is not queued again and again with each replay.
-        let (is_known, asked) = match known.get_mut(&short) {
+        let (is_known, asked) = match settled::find(known, &document.bucket, &key, &pin, last_modified) {
             Some(known) => {
                 known.seen = true;
                 let asked = asked.filter(|_| known.given_up);

@@ -10,7 +10,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::{BufMut, BytesMut};
-use fanfold_protocol::{Problem, digest::Digest, keys, uri::ObjectUri};
+use fanfold_protocol::{
+    Problem,
+    digest::Digest,
+    event::state_identity,
+    keys,
+    time::Timestamp,
+    uri::{ObjectUri, Pin},
+};
 use fanfold_storage::{PutOptions, Store};
 use uuid::Uuid;
 
@@ -44,8 +51,24 @@ impl Known {
     }
 }
 
+/// What is known of a state that a listing tells. Swift rounds the time of writing down in a listing and up in its
+/// answer to a HEAD, by which outcomes are named, so the second after is looked for as well. Were that another state,
+/// of the same bytes, the listing would tell that one.
+pub fn find<'a>(
+    known: &'a mut HashMap<Short, Known>,
+    bucket: &str,
+    key: &str,
+    pin: &Pin,
+    last_modified: Timestamp,
+) -> Option<&'a mut Known> {
+    let seconds = [last_modified, last_modified.later(Duration::from_secs(1))];
+    let mut names = seconds.into_iter().map(|at| short(&state_identity(bucket, key, pin, at)));
+    let name = names.find(|name| known.contains_key(name))?;
+    known.get_mut(&name)
+}
+
 /// The name of a state.
-pub fn short(identity: &Digest) -> Short {
+fn short(identity: &Digest) -> Short {
     let mut short = [0; SHORT];
     short.copy_from_slice(&identity.as_bytes()[..SHORT]);
     short
@@ -160,5 +183,27 @@ pub async fn drop_packed(app: &App, trigger: &Uuid) {
     let Ok(uri) = uri else { return };
     if let Err(error) = app.store.delete(&uri).await {
         tracing::warn!(%uri, %error, "outcomes of a removed trigger stay behind until the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_found_that_a_listing_tells_of_a_second_earlier() {
+        let pin = Pin { etag: "e".to_owned(), size: 1, version_id: None };
+        let name = |key: &str, ms: u64| short(&state_identity("bank", key, &pin, Timestamp(ms)));
+        let mut known = HashMap::from([(name("a", 5_000), Known::default())]);
+        let mut finds = |key: &str, ms: u64| {
+            let found = find(&mut known, "bank", key, &pin, Timestamp(ms));
+            found.map(|known| known.seen = true).is_some()
+        };
+        assert!(finds("a", 5_000) && finds("a", 5_999) && finds("a", 4_321));
+        // Written again, and another.
+        assert!(!finds("a", 6_000) && !finds("a", 3_999) && !finds("b", 5_000));
+        // Of both, the one that is told.
+        known.insert(name("a", 4_000), Known { given_up: true, ..Known::default() });
+        assert!(find(&mut known, "bank", "a", &pin, Timestamp(4_500)).is_some_and(|known| known.given_up));
     }
 }
