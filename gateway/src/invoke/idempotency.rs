@@ -272,7 +272,7 @@ fn conflict() -> Problem {
     Problem::new(
         ErrorKind::IdempotencyConflict,
         "expected the request that this Idempotency-Key was first used with, found another function, query, \
-         parameters or body; use a new key for a new request",
+         parameters, type of body or body; use a new key for a new request",
     )
 }
 
