@@ -13,6 +13,10 @@ mod wrapped;
 use fanfold_protocol::{ErrorKind, Problem, event::Notice, limits};
 use serde_json::Value;
 
+/// Bytes of a text of an event. An encoded key has three times those of the key, which are 1,024 at most; what is longer
+/// is of no store, and would be told in logs and dead letters.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
 /// What a body held.
 #[derive(Debug, Default, PartialEq)]
 pub struct Envelope {
@@ -52,7 +56,20 @@ pub fn parse(body: &[u8], data: bool) -> Result<Envelope, Problem> {
             limits::NOTIFICATION_EVENTS_MAX
         )));
     }
+    if let Some(found) = envelope.notices.iter().map(longest).find(|bytes| *bytes > TEXT_BYTES_MAX) {
+        return Err(refused(&format!(
+            "keys and other texts of an event must be at most {TEXT_BYTES_MAX} bytes, found one of {found}"
+        )));
+    }
     Ok(envelope)
+}
+
+/// Bytes of its longest text.
+fn longest(notice: &Notice) -> usize {
+    let more =
+        [&notice.other_key, &notice.etag, &notice.version_id, &notice.sequencer, &notice.time].into_iter();
+    let texts = more.flatten().chain([&notice.bucket, &notice.key, &notice.name]);
+    texts.map(String::len).max().unwrap_or_default()
 }
 
 impl Envelope {

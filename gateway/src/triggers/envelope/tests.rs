@@ -68,6 +68,26 @@ fn a_notification_holds_a_bounded_number_of_events() {
     assert!(parse(&body(limits::NOTIFICATION_EVENTS_MAX + 1), false).unwrap_err().detail.contains("10000"));
 }
 
+/// They would be told in logs and dead letters.
+#[test]
+fn an_event_has_no_endless_texts() {
+    let told = |member: &str, bytes: usize| {
+        let mut record = json!({"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}});
+        match member {
+            "eventName" => record[member] = json!(format!("ObjectCreated:{}", "x".repeat(bytes))),
+            "eventTime" => record[member] = json!("x".repeat(bytes)),
+            _ => record["s3"]["object"][member] = json!("x".repeat(bytes)),
+        }
+        parse(&serde_json::to_vec(&json!({"Records": [record]})).unwrap(), false)
+    };
+    for member in ["eventName", "eventTime", "key", "eTag", "versionId", "sequencer"] {
+        // Longer than a key may be, as those are that are encoded.
+        assert_eq!(told(member, 3_072).unwrap().notices.len(), 1, "{member}");
+        let refused = told(member, TEXT_BYTES_MAX + 1).unwrap_err();
+        assert!(refused.detail.contains("at most 4096 bytes"), "{member}: {}", refused.detail);
+    }
+}
+
 /// Every body that one gets by putting something else in the place of one value.
 fn altered(body: &Value) -> Vec<Value> {
     let others = || {
