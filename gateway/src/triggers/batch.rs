@@ -13,16 +13,16 @@
 use std::collections::HashSet;
 
 use fanfold_backbone::DeleteOutcome;
-use fanfold_protocol::{Problem, digest::Digest, event::ObjectEvent, keys, limits};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, event::ObjectEvent, keys, limits};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    dispatch::Candidate,
+    dispatch::{self, Candidate},
     order,
     outcome::{self, Started, Written},
-    record::Trigger,
+    record::{Trigger, TriggerRecord},
     target,
 };
 use crate::{
@@ -120,7 +120,7 @@ async fn end(
         won.into_iter().flatten().map(|member| (member.identity, member.event)).unzip();
     let mut begun = None;
     if !events.is_empty() {
-        let started = target::start(app, record, &events, *id, true).await;
+        let started = start_what_is_there(app, record, &events, *id).await;
         if record.document.ordered {
             let noted = started.as_ref().ok().and_then(Option::as_ref);
             for event in &events {
@@ -142,6 +142,32 @@ async fn end(
         take_back(app, trigger, &won).await;
     }
     Ok(Ended { won, started: begun })
+}
+
+/// Starts something for these events. Where the object of one is gone by now, as after days for which its batch was
+/// given up, that ends its event, and the others start without it.
+async fn start_what_is_there(
+    app: &App,
+    record: &TriggerRecord,
+    events: &[ObjectEvent],
+    id: Uuid,
+) -> Result<Option<Started>, Problem> {
+    let started = target::start(app, record, events, id, true).await;
+    if !started.as_ref().is_err_and(|problem| problem.code == ErrorKind::ObjectNotFound) {
+        return started;
+    }
+    let look = |event: ObjectEvent| async move {
+        Ok::<_, Problem>((!dispatch::is_gone(app, &event).await?).then_some(event))
+    };
+    let looks = stream::iter(events.to_vec()).map(look).buffered(CLAIMS_AT_ONCE);
+    let left: Vec<Option<ObjectEvent>> = looks.try_collect().await?;
+    let left: Vec<ObjectEvent> = left.into_iter().flatten().collect();
+    match left.len() {
+        0 => Ok(None),
+        // Something else is missing.
+        all if all == events.len() => started,
+        _ => target::start(app, record, &left, id, true).await,
+    }
 }
 
 /// Notes of events that they have started after all.

@@ -182,6 +182,22 @@ async fn look(app: &App, trigger: &Trigger, notice: &Notice) -> Result<Found, Pr
     Ok(Found::Nothing)
 }
 
+/// Whether the object that an event told of is there no more.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn is_gone(app: &App, event: &ObjectEvent) -> Result<bool, Problem> {
+    if event.kind == EventKind::Removed {
+        return Ok(false);
+    }
+    let uri = ObjectUri::new(event.bucket.clone(), event.key.as_str())?;
+    match app.store.head(&uri).await {
+        Ok(_) => Ok(false),
+        Err(StoreError::NotFound { .. }) => Ok(true),
+        Err(error) => Err(of_store(error)),
+    }
+}
+
 /// How many triggers stand before the writer of this object. Stores that keep no
 /// metadata make it zero; then the rate of the trigger must end a loop.
 fn depth(meta: &Meta) -> u32 {

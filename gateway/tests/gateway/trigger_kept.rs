@@ -470,6 +470,40 @@ async fn a_job_that_was_started_by_another_template_is_an_outcome() {
     assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
 }
 
+/// What is missing would keep the others from starting for ever.
+#[tokio::test]
+async fn a_batch_that_was_given_up_is_started_without_what_is_gone() {
+    let service = start().await;
+    service.base.store.ensure_bucket("out").await.unwrap();
+    let deploy = async |salt: &str| {
+        let (headers, bytes) = ([("content-type", "application/wasm")], component(&[], &[AGGREGATOR], salt));
+        service.request(Method::POST, "/v1/functions/sums/versions", &headers, bytes).await.status
+    };
+    assert_eq!(deploy("1").await, 201);
+    let job = json!({"function": "sums", "input": "s3://{bucket}/{key}", "output": "s3://out/{id}/"});
+    let document = json!({
+        "bucket": "bank", "job": job, "reconcile": "0s", "retry": {"attempts": 1},
+        "batch": {"size": 3, "window": "300ms"}
+    });
+    assert_eq!(service.put_json("/v1/triggers/t", document).await.status, 201);
+    assert_eq!(service.delete("/v1/functions/sums").await.status, 204);
+    let keys = ["in/0.csv", "in/1.csv", "in/2.csv"];
+    for key in keys {
+        service.object("bank", key, "x\n1\n").await;
+    }
+    let told: Vec<Value> = keys.iter().map(|key| record("bank", key, "01")).collect();
+    assert_eq!(service.send(&json!({"Records": told})).await.json()["kept"], 3);
+    let dead = async || service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    until("three dead letters", &dead, |dead| *dead == 3).await;
+    service.base.store.delete(&ObjectUri::new("bank", keys[1]).unwrap()).await.unwrap();
+    assert_eq!(deploy("2").await, 201);
+    assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 3);
+    service.until("gone", 1).await;
+    service.until("duplicate", 2).await;
+    assert_eq!(dead().await, 0);
+    assert_eq!(service.get("/v1/jobs").await.json()["jobs"].as_array().unwrap().len(), 1);
+}
+
 /// As for Garage, which sends nothing.
 #[tokio::test]
 async fn objects_of_a_silent_store_are_found_on_schedule() {
