@@ -52,9 +52,28 @@ pub fn toml<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let what = JobDocument::for_authors(&what);
-        let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
+        let excerpt =
+            Excerpt { name: name.to_owned(), text: without_secrets(text), offset, label: what.clone() };
         Error::usage(format!("{name}:{line}: {what}")).excerpt(excerpt)
     })
+}
+
+/// The text with asterisks for what keys say that sound like secrets. These belong into files of their own, and whoever
+/// has one here by mistake need not find it in a log too.
+fn without_secrets(text: &str) -> String {
+    const WORDS: [&str; 4] = ["secret", "password", "token", "access_key"];
+    let shown = |line: &str| {
+        let lower = line.to_ascii_lowercase();
+        let word = WORDS.iter().filter_map(|word| lower.find(word)).min();
+        let value = word.and_then(|at| Some(at + lower.get(at..)?.find('=')? + 1));
+        let Some((key, value)) = value.and_then(|at| line.split_at_checked(at)) else {
+            return line.to_owned();
+        };
+        let kept = value.trim_end_matches(['\r', '\n']);
+        // As many bytes, so that places stay where they are.
+        format!("{key}{}{}", "*".repeat(kept.len()), &value[kept.len()..])
+    };
+    text.split_inclusive('\n').map(shown).collect()
 }
 
 /// Byte offset of a line and column, both from 1, as serde_json counts them.
@@ -103,6 +122,19 @@ mod tests {
         check("-d", r#"-d '"Ada"', -d '{"name": "Ada"}'"#);
         check("--params", r#"--params '{"name": "Ada"}'"#);
         check("params.json", r#"{"name": "Ada"}"#);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(without_secrets(text), expected);
+            assert_eq!(text.len(), expected.len());
+        };
+        check("a = 1\nsecret_key = \"s\u{e9}\"\r\nb = 2\n", "a = 1\nsecret_key =******\r\nb = 2\n");
+        check("store = { Secret = \"x\", region = \"y\" }", "store = { Secret =********************");
+        check("credentials = \"/run/secrets/store\"", "credentials = \"/run/secrets/store\"");
+        let error = toml::<JobDocument>("job.toml", "function = \"f\"\ntoken = \"ff_abc\"\n").unwrap_err();
+        assert!(!format!("{error:?}").contains("ff_abc"), "{error:?}");
     }
 
     #[test]
