@@ -115,6 +115,26 @@ macro_rules! numeric {
     ($summary:ty) => {
         $crate::stats::numeric!($summary, in chunks of $crate::stats::CHUNK);
     };
+    ($summary:ty, of chunks with their sum) => {
+        $crate::stats::numeric!($summary);
+
+        impl $summary {
+            /// With a NaN in it a sum is no number.
+            fn add_at_once(&mut self, chunk: &[f64]) -> bool {
+                let sum = $crate::stats::variance::sum(chunk);
+                if sum.is_finite() && !chunk.is_empty() {
+                    self.merge(&Self::of_chunk(chunk, sum));
+                }
+                sum.is_finite()
+            }
+
+            fn add_present(&mut self, chunk: &[f64]) {
+                if !chunk.is_empty() {
+                    self.merge(&Self::of_chunk(chunk, $crate::stats::variance::sum(chunk)));
+                }
+            }
+        }
+    };
     ($summary:ty, in chunks of $chunk:expr) => {
         impl $summary {
             /// Adds one value; a NaN is left out.

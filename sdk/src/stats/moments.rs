@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     numeric,
-    variance::{Variance, canonical, powers, sum},
+    variance::{Variance, canonical, powers},
 };
 
 /// Count, mean, variance, skewness and kurtosis. Where the last two are not asked for,
@@ -38,7 +38,7 @@ pub struct Moments {
     m4: f64,
 }
 
-numeric!(Moments);
+numeric!(Moments, of chunks with their sum);
 
 impl Moments {
     /// The number of values.
@@ -125,21 +125,6 @@ impl Moments {
             + delta * step * step * na * nb * (na - nb)
             + 3.0 * step * (na * b.m2 - nb * a.m2);
         (self.m3, self.m4) = (canonical(m3), canonical(m4));
-    }
-
-    /// With a NaN in it a sum is no number.
-    fn add_at_once(&mut self, chunk: &[f64]) -> bool {
-        let sum = sum(chunk);
-        if sum.is_finite() && !chunk.is_empty() {
-            self.merge(&Self::of_chunk(chunk, sum));
-        }
-        sum.is_finite()
-    }
-
-    fn add_present(&mut self, chunk: &[f64]) {
-        if !chunk.is_empty() {
-            self.merge(&Self::of_chunk(chunk, sum(chunk)));
-        }
     }
 
     /// Of values with this sum.

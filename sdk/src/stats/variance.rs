@@ -37,7 +37,7 @@ pub struct Variance {
     pub(super) m2: f64,
 }
 
-numeric!(Variance);
+numeric!(Variance, of chunks with their sum);
 
 impl Variance {
     /// The number of values.
@@ -98,21 +98,6 @@ impl Variance {
             (mean, far_apart(mean))
         };
         *self = Self { count: self.count + later.count, mean: canonical(mean), m2: canonical(m2) };
-    }
-
-    /// With a NaN in it a sum is no number.
-    fn add_at_once(&mut self, chunk: &[f64]) -> bool {
-        let sum = sum(chunk);
-        if sum.is_finite() && !chunk.is_empty() {
-            self.merge(&Self::of_chunk(chunk, sum));
-        }
-        sum.is_finite()
-    }
-
-    fn add_present(&mut self, chunk: &[f64]) {
-        if !chunk.is_empty() {
-            self.merge(&Self::of_chunk(chunk, sum(chunk)));
-        }
     }
 
     /// Of values with this sum.
